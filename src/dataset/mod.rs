@@ -1,0 +1,171 @@
+//! The length dataset: a row a sampled response, with what is needed to trust it
+//! (seed, temperature, finish reason) and its provenance in the file's metadata.
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+
+/// Why a response ended. `Length` means the limit cut it off: the true length is longer
+/// (censored), and statistics must say so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FinishReason {
+    Stop,
+    Length,
+}
+
+/// Which part of an instruction set an instruction belongs to. Predictors are fitted on
+/// `Train`, choices are made on `Validation`, figures are reported on `Test`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Split {
+    Train,
+    Validation,
+    Test,
+}
+
+/// One sampled response: a row of the dataset.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Sample {
+    pub instruction_id: String,
+    pub instruction: String,
+    pub category: Option<String>,
+    pub split: Option<Split>,
+    /// Index of the sample among those of one (instruction, temperature).
+    pub sample: u32,
+    /// 0 means greedy.
+    pub temperature: f32,
+    pub seed: u64,
+    /// Length of the rendered prompt in tokens; 0 where unknown (imported data).
+    pub prompt_tokens: u32,
+    /// Generated tokens, the end token included.
+    pub response_tokens: u32,
+    pub finish_reason: FinishReason,
+    pub response: Option<String>,
+}
+
+/// Where a dataset is from; kept in the Parquet file's metadata.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Provenance {
+    pub model: String,
+    pub model_sha256: Option<String>,
+    pub template_sha256: Option<String>,
+    pub max_new_tokens: u32,
+    pub tool_version: String,
+    pub git_commit: Option<String>,
+}
+
+/// A whole length dataset in memory, rows in the order of the file.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LengthDataset {
+    pub provenance: Provenance,
+    pub samples: Vec<Sample>,
+}
+
+/// One instruction with all its samples.
+#[derive(Debug, Clone)]
+pub struct Instance<'a> {
+    pub instruction_id: &'a str,
+    pub instruction: &'a str,
+    pub category: Option<&'a str>,
+    pub split: Option<Split>,
+    pub samples: Vec<&'a Sample>,
+}
+
+/// How the several lengths of one instruction become one label.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Label {
+    Max,
+    Mean,
+    /// Linear interpolation between order statistics, `0 <= q <= 1`.
+    Quantile(f64),
+}
+
+impl std::str::FromStr for Label {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "max" => Ok(Label::Max),
+            "mean" => Ok(Label::Mean),
+            other => match other.parse::<f64>() {
+                Ok(q) if (0.0..=1.0).contains(&q) => Ok(Label::Quantile(q)),
+                _ => Err(Error::Usage(format!(
+                    "label `{other}` is neither `max`, `mean` nor a quantile between 0 and 1"
+                ))),
+            },
+        }
+    }
+}
+
+impl std::fmt::Display for Label {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Label::Max => write!(f, "max"),
+            Label::Mean => write!(f, "mean"),
+            Label::Quantile(q) => write!(f, "{q}"),
+        }
+    }
+}
+
+impl Label {
+    /// The label of a non-empty list of lengths, in tokens.
+    pub fn of(&self, lengths: &[f64]) -> f64 {
+        match self {
+            Label::Max => lengths.iter().copied().fold(f64::MIN, f64::max),
+            Label::Mean => lengths.iter().sum::<f64>() / lengths.len() as f64,
+            Label::Quantile(q) => crate::evaluate::statistics::quantile(lengths, *q),
+        }
+    }
+}
+
+impl Instance<'_> {
+    pub fn lengths(&self) -> Vec<f64> {
+        self.samples
+            .iter()
+            .map(|s| f64::from(s.response_tokens))
+            .collect()
+    }
+
+    pub fn label(&self, label: Label) -> f64 {
+        label.of(&self.lengths())
+    }
+}
+
+impl LengthDataset {
+    /// The samples by instruction, in the order of first appearance.
+    pub fn instances(&self) -> Vec<Instance<'_>> {
+        let mut place = std::collections::HashMap::new();
+        let mut instances: Vec<Instance<'_>> = Vec::new();
+        for sample in &self.samples {
+            let at = *place
+                .entry(sample.instruction_id.as_str())
+                .or_insert_with(|| {
+                    instances.push(Instance {
+                        instruction_id: &sample.instruction_id,
+                        instruction: &sample.instruction,
+                        category: sample.category.as_deref(),
+                        split: sample.split,
+                        samples: Vec::new(),
+                    });
+                    instances.len() - 1
+                });
+            instances[at].samples.push(sample);
+        }
+        instances
+    }
+
+    /// The part of the dataset that belongs to `split`. A dataset without splits (imported
+    /// data) is returned whole only where `split` is `None`.
+    pub fn of_split(&self, split: Option<Split>) -> LengthDataset {
+        LengthDataset {
+            provenance: self.provenance.clone(),
+            samples: self
+                .samples
+                .iter()
+                .filter(|s| split.is_none() || s.split == split)
+                .cloned()
+                .collect(),
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! The library's errors. Each message names the file, the line or the key, and what to do;
+//! the binary adds context and turns [`Error::exit_code`] into the process's exit status.
+
+use std::path::{Path, PathBuf};
+
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The operating system refused a read or a write.
+    #[error("{}: {source}", path.display())]
+    Io {
+        path: PathBuf,
+        source: std::io::Error,
+    },
+    /// A file is there but is not what it should be.
+    #[error("{}: {message}", path.display())]
+    Malformed { path: PathBuf, message: String },
+    /// A flag or an argument asks for something impossible.
+    #[error("{0}")]
+    Usage(String),
+    /// A configuration file has a mistake in it.
+    #[error("{}: {message}", path.display())]
+    Config { path: PathBuf, message: String },
+    /// A model could not be had by any of the three ways.
+    #[error("{0}")]
+    ModelUnavailable(String),
+    /// A request does not fit the model or its cache.
+    #[error("{0}")]
+    TooLong(String),
+    /// The user asked to stop; the message says how to go on.
+    #[error("{0}")]
+    Interrupted(String),
+    /// Something computed went wrong (a loss that is not a number, a singular matrix).
+    #[error("{0}")]
+    Numeric(String),
+    #[error("tensor library: {0}")]
+    Tensor(#[from] candle_core::Error),
+}
+
+impl Error {
+    pub fn io(path: impl AsRef<Path>, source: std::io::Error) -> Self {
+        Error::Io {
+            path: path.as_ref().to_path_buf(),
+            source,
+        }
+    }
+
+    pub fn malformed(path: impl AsRef<Path>, message: impl Into<String>) -> Self {
+        Error::Malformed {
+            path: path.as_ref().to_path_buf(),
+            message: message.into(),
+        }
+    }
+
+    pub fn config(path: impl AsRef<Path>, message: impl Into<String>) -> Self {
+        Error::Config {
+            path: path.as_ref().to_path_buf(),
+            message: message.into(),
+        }
+    }
+
+    /// 2 for wrong usage or configuration, 1 for everything else.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Error::Usage(_) | Error::Config { .. } => 2,
+            _ => 1,
+        }
+    }
+}

@@ -1,0 +1,30 @@
+//! `lenaware`: can a language model (or something cheaper) tell how long its answer will be,
+//! and what is that knowledge worth when requests are served in batches?
+//!
+//! Data flows one way, a stage a module:
+//!
+//! ```text
+//! instruction ──▶ dataset ──▶ train ──▶ predictor ──▶ evaluate ──┐
+//!                    ▲          │ lora                            │
+//!                 engine        │                                 ▼
+//!                    ▲          ▼                              report
+//!                  model ◀── kernel                               ▲
+//!                    │                                            │
+//!                    └───▶ execute (live │ replay) ◀── schedule ──┘
+//! ```
+//!
+//! * [`instruction`] reads instruction sets; [`dataset`] turns them into length datasets by
+//!   sampling [`model`] through [`engine`], and reads, imports and stores those datasets.
+//! * [`train`] and [`lora`] tune adapters; [`predictor`] holds everything that foresees lengths.
+//! * [`schedule`] is pure: predictions in, micro-batches out. [`execute`] runs micro-batches on
+//!   the real model (`live`) or from recorded lengths (`replay`).
+//! * [`evaluate`] keeps every metric, of predictors and of schedules; [`report`] draws them.
+//! * [`config`] is the experiment file; [`cli`] the commands, a file each.
+
+pub mod error;
+pub mod instruction;
+pub mod dataset;
+pub mod evaluate;
+pub mod schedule;
+
+pub use error::{Error, Result};
