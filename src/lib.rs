@@ -21,10 +21,13 @@
 //! * [`evaluate`] keeps every metric, of predictors and of schedules; [`report`] draws them.
 //! * [`config`] is the experiment file; [`cli`] the commands, a file each.
 
-pub mod error;
-pub mod instruction;
 pub mod dataset;
+pub mod engine;
+pub mod error;
 pub mod evaluate;
+pub mod instruction;
+pub mod kernel;
+pub mod model;
 pub mod schedule;
 
 pub use error::{Error, Result};
