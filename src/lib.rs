@@ -27,7 +27,10 @@ pub mod error;
 pub mod evaluate;
 pub mod instruction;
 pub mod kernel;
+pub mod lora;
 pub mod model;
+pub mod persist;
 pub mod schedule;
+pub mod train;
 
 pub use error::{Error, Result};
