@@ -21,10 +21,11 @@
 //! * [`evaluate`] keeps every metric, of predictors and of schedules; [`report`] draws them.
 //! * [`config`] is the experiment file; [`cli`] the commands, a file each.
 
-pub mod error;
-pub mod instruction;
 pub mod dataset;
+pub mod error;
 pub mod evaluate;
+pub mod execute;
+pub mod instruction;
 pub mod schedule;
 
 pub use error::{Error, Result};
