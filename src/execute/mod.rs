@@ -3,6 +3,8 @@
 //! same for both, so that a schedule cannot know who runs it.
 
 pub mod driver;
+#[cfg(test)]
+mod paper_numbers;
 pub mod replay;
 pub mod step_time;
 

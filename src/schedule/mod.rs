@@ -8,7 +8,7 @@ mod planner;
 pub mod vbs;
 
 pub use failure::recovery_batches;
-pub use planner::{effective_length, plan};
+pub use planner::{arrival_order, effective_length, plan};
 pub use vbs::VbsTable;
 
 use serde::{Deserialize, Serialize};

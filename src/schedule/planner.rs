@@ -1,6 +1,10 @@
 //! From arrivals and predictions to groups of micro-batches: the one entry point that
 //! executors and drivers use. The steps themselves are in `binning`, `vbs` and `failure`.
 
+use rand::SeedableRng;
+use rand::seq::SliceRandom;
+use rand_chacha::ChaCha8Rng;
+
 use super::binning::{self, Bin};
 use super::{Group, MicroBatch, ScheduleOptions, Scheduling, failure};
 
@@ -11,6 +15,14 @@ pub fn effective_length(predictions: &[f64], request: usize, max_new_tokens: usi
         Some(prediction) if prediction.is_finite() => *prediction,
         _ => max_new_tokens as f64,
     }
+}
+
+/// The order in which `count` requests arrive under `seed`: the same for every arm, so that
+/// arms are compared on the same groups.
+pub fn arrival_order(count: usize, seed: u64) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..count).collect();
+    order.shuffle(&mut ChaCha8Rng::seed_from_u64(seed));
+    order
 }
 
 /// Cuts the requests, in the order of their arrival, into groups of micro-batches.
@@ -111,6 +123,16 @@ mod tests {
         assert_eq!(members(&groups), [vec![4, 2], vec![0, 1], vec![3]]);
         assert_eq!(groups.len(), 2);
         assert!(groups[0].batches.iter().all(|b| b.cap == 512));
+    }
+
+    #[test]
+    fn arrivals_depend_on_the_seed_alone() {
+        let order = arrival_order(100, 42);
+        assert_eq!(order, arrival_order(100, 42));
+        assert_ne!(order, arrival_order(100, 43));
+        let mut all = order;
+        all.sort_unstable();
+        assert!(all.into_iter().eq(0..100));
     }
 
     #[test]
