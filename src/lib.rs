@@ -21,6 +21,7 @@
 //! * [`evaluate`] keeps every metric, of predictors and of schedules; [`report`] draws them.
 //! * [`config`] is the experiment file; [`cli`] the commands, a file each.
 
+pub mod config;
 pub mod dataset;
 pub mod error;
 pub mod evaluate;
