@@ -23,10 +23,16 @@
 
 pub mod config;
 pub mod dataset;
+pub mod engine;
 pub mod error;
 pub mod evaluate;
 pub mod execute;
 pub mod instruction;
+pub mod kernel;
+pub mod lora;
+pub mod model;
+pub mod persist;
 pub mod schedule;
+pub mod train;
 
 pub use error::{Error, Result};

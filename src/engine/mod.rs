@@ -1,0 +1,309 @@
+//! Batched generation over token ids: requests in, responses out. Text stays outside.
+//!
+//! A request's tokens depend on its prompt, temperature and seed alone: not on its slot, its
+//! neighbours, the batching or the number of threads.
+
+mod prefill;
+pub mod sampling;
+
+use std::collections::VecDeque;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::Instant;
+
+use serde::{Deserialize, Serialize};
+
+use crate::dataset::FinishReason;
+use crate::error::{Error, Result};
+use crate::model::kv_cache::KvCache;
+use crate::model::llama::{Chunk, Llama, Workspace};
+
+use sampling::Draw;
+
+/// What happens to the rows of a batch as they finish.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Batching {
+    /// Every row is computed until the longest ends: the paper's vanilla, and what `generate`
+    /// of Hugging Face transformers does.
+    Static,
+    /// Finished rows leave; the batch ends with its longest.
+    Compacting,
+    /// Finished rows leave and the next request takes their slot.
+    Continuous,
+}
+
+/// One prompt to answer.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// The caller's name for it, given back with the response.
+    pub id: usize,
+    pub prompt: Arc<[u32]>,
+    pub max_new_tokens: usize,
+    /// 0 means greedy.
+    pub temperature: f32,
+    pub seed: u64,
+}
+
+/// The answer to a [`Request`].
+#[derive(Debug, Clone, PartialEq)]
+pub struct Response {
+    pub id: usize,
+    /// Generated tokens, the end token included.
+    pub tokens: Vec<u32>,
+    pub finish_reason: FinishReason,
+}
+
+/// What a call of [`Engine::generate`] computed.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct RunStats {
+    /// Steps after which some row had a new token, the one after the prompt included.
+    pub steps: usize,
+    /// Rows x steps computed, finished rows of a static batch among them.
+    pub computed_tokens: usize,
+    /// Tokens of unfinished rows: what requests received.
+    pub generated_tokens: usize,
+    /// Prompt tokens run through the model (shared prefixes are copied, not run).
+    pub prefill_tokens: usize,
+    pub prefill_s: f64,
+    pub decode_s: f64,
+}
+
+/// Told of what happens while the engine runs.
+pub trait Observer {
+    /// A request ended. An error stops the run.
+    fn finished(&mut self, response: Response) -> Result<()>;
+
+    /// After each step; `Break` stops the run and drops the requests in flight.
+    fn stepped(&mut self, _stats: &RunStats) -> ControlFlow<()> {
+        ControlFlow::Continue(())
+    }
+}
+
+/// Collects every response.
+impl Observer for Vec<Response> {
+    fn finished(&mut self, response: Response) -> Result<()> {
+        self.push(response);
+        Ok(())
+    }
+}
+
+/// A model with a KV cache of so many slots.
+pub struct Engine<'m> {
+    model: &'m Llama,
+    cache: KvCache,
+    workspace: Workspace,
+    end_tokens: Vec<u32>,
+    share_prefixes: bool,
+}
+
+/// A request in its slot.
+struct Sequence {
+    request: Request,
+    slot: usize,
+    tokens: Vec<u32>,
+    done: bool,
+}
+
+impl<'m> Engine<'m> {
+    /// `slots` sequences at once, each of up to `capacity` tokens (prompt and response).
+    ///
+    /// # Errors
+    /// If the cache's memory cannot be had.
+    pub fn new(model: &'m Llama, slots: usize, capacity: usize) -> Result<Engine<'m>> {
+        Ok(Engine {
+            model,
+            cache: KvCache::new(model.config(), slots.max(1), capacity)?,
+            workspace: Workspace::default(),
+            end_tokens: model.config().eos_token_ids.clone(),
+            share_prefixes: true,
+        })
+    }
+
+    /// Whether a prompt's common prefix with what a slot holds is copied instead of computed
+    /// (on by default; the answers are the same).
+    pub fn share_prefixes(mut self, share: bool) -> Self {
+        self.share_prefixes = share;
+        self
+    }
+
+    pub fn slots(&self) -> usize {
+        self.cache.slots()
+    }
+
+    /// Tokens (prompt and response) that a slot can hold.
+    pub fn capacity(&self) -> usize {
+        self.cache.capacity()
+    }
+
+    /// Takes requests from `next` until it has none left, and tells `observer` of each answer.
+    ///
+    /// # Errors
+    /// A request that does not fit a slot (before anything of it is computed), or whatever
+    /// the observer returns.
+    pub fn generate(
+        &mut self,
+        next: &mut dyn FnMut() -> Option<Request>,
+        batching: Batching,
+        observer: &mut dyn Observer,
+    ) -> Result<RunStats> {
+        let mut stats = RunStats::default();
+        let mut running: Vec<Sequence> = Vec::new();
+        let mut free: VecDeque<usize> = (0..self.slots()).collect();
+        loop {
+            if running.is_empty() || (batching == Batching::Continuous && !free.is_empty()) {
+                self.admit(next, &mut free, &mut running, &mut stats, observer)?;
+                if running.is_empty() {
+                    return Ok(stats);
+                }
+                retire(batching, &mut running, &mut free);
+            }
+            if !running.is_empty() {
+                self.decode(&mut running, &mut stats, observer)?;
+                retire(batching, &mut running, &mut free);
+            }
+            if observer.stepped(&stats).is_break() {
+                return Ok(stats);
+            }
+        }
+    }
+
+    /// Fills the free slots, runs the new prompts and draws their first tokens.
+    fn admit(
+        &mut self,
+        next: &mut dyn FnMut() -> Option<Request>,
+        free: &mut VecDeque<usize>,
+        running: &mut Vec<Sequence>,
+        stats: &mut RunStats,
+        observer: &mut dyn Observer,
+    ) -> Result<()> {
+        let mut admitted = Vec::new();
+        while let Some(&slot) = free.front() {
+            let Some(request) = next() else { break };
+            self.check(&request)?;
+            free.pop_front();
+            admitted.push(Sequence {
+                tokens: Vec::with_capacity(request.max_new_tokens.min(4096)),
+                request,
+                slot,
+                done: false,
+            });
+        }
+        if admitted.is_empty() {
+            return Ok(());
+        }
+        let begun = Instant::now();
+        self.prefill(&mut admitted, stats, observer)?;
+        stats.prefill_s += begun.elapsed().as_secs_f64();
+        stats.computed_tokens += admitted.len();
+        stats.steps += usize::from(running.is_empty());
+        running.append(&mut admitted);
+        Ok(())
+    }
+
+    /// One more token for every row. Rows that are done but still here (static batching) are
+    /// computed like the others, and the result is thrown away.
+    fn decode(
+        &mut self,
+        running: &mut [Sequence],
+        stats: &mut RunStats,
+        observer: &mut dyn Observer,
+    ) -> Result<()> {
+        let begun = Instant::now();
+        let chunks: Vec<Chunk<'_>> = running
+            .iter()
+            .map(|s| Chunk {
+                slot: s.slot,
+                tokens: &s.tokens[s.tokens.len() - 1..],
+                logits: true,
+            })
+            .collect();
+        let logits = self
+            .model
+            .forward(&chunks, &mut self.cache, &mut self.workspace, None)?;
+        let draws: Vec<Draw> = running.iter().map(Sequence::next_draw).collect();
+        let tokens = sampling::draw_all(self.model.team(), logits, &draws);
+        stats.decode_s += begun.elapsed().as_secs_f64();
+        stats.steps += 1;
+        stats.computed_tokens += running.len();
+        for (sequence, token) in running.iter_mut().zip(tokens) {
+            if !sequence.done {
+                sequence.receive(token, &self.end_tokens, stats, observer)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn check(&self, request: &Request) -> Result<()> {
+        let needed = request.prompt.len() + request.max_new_tokens;
+        let limit = self
+            .cache
+            .capacity()
+            .min(self.model.config().max_position_embeddings);
+        if request.prompt.is_empty() || request.max_new_tokens == 0 {
+            return Err(Error::Usage(
+                "a request needs a prompt and at least one new token".into(),
+            ));
+        }
+        if needed > limit {
+            return Err(Error::TooLong(format!(
+                "a prompt of {} tokens and {} new tokens do not fit the {limit} positions there \
+                 are: shorten the prompt or lower --max-new-tokens",
+                request.prompt.len(),
+                request.max_new_tokens
+            )));
+        }
+        Ok(())
+    }
+}
+
+impl Sequence {
+    fn next_draw(&self) -> Draw {
+        Draw {
+            temperature: self.request.temperature,
+            seed: self.request.seed,
+            position: self.tokens.len() as u64,
+        }
+    }
+
+    fn receive(
+        &mut self,
+        token: u32,
+        end_tokens: &[u32],
+        stats: &mut RunStats,
+        observer: &mut dyn Observer,
+    ) -> Result<()> {
+        self.tokens.push(token);
+        stats.generated_tokens += 1;
+        let ended = end_tokens.contains(&token);
+        self.done = ended || self.tokens.len() >= self.request.max_new_tokens;
+        if self.done {
+            observer.finished(Response {
+                id: self.request.id,
+                tokens: self.tokens.clone(),
+                finish_reason: if ended {
+                    FinishReason::Stop
+                } else {
+                    FinishReason::Length
+                },
+            })?;
+        }
+        Ok(())
+    }
+}
+
+/// Lets finished rows go, as the batching has it.
+fn retire(batching: Batching, running: &mut Vec<Sequence>, free: &mut VecDeque<usize>) {
+    if batching == Batching::Static && running.iter().any(|s| !s.done) {
+        return;
+    }
+    running.retain(|s| {
+        if s.done {
+            free.push_back(s.slot);
+        }
+        !s.done
+    });
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,204 @@
+//! Drawing tokens from logits. The random number of a token is a function of the request's
+//! seed and the token's position alone, so neither the batch nor an interruption changes it.
+
+use rand::Rng;
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::SeedableRng;
+
+use crate::kernel::Team;
+use crate::kernel::lane::{Isa, Lane, WIDTH, instantiate};
+
+/// How one token is to be drawn.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Draw {
+    /// 0 means the largest logit (the first of equals).
+    pub temperature: f32,
+    pub seed: u64,
+    /// Index of the token in the response.
+    pub position: u64,
+}
+
+/// Draws one token for each row of `logits` (`[rows, vocab]`, overwritten).
+pub fn draw_all(team: &Team, logits: &mut [f32], draws: &[Draw]) -> Vec<u32> {
+    if draws.is_empty() {
+        return Vec::new();
+    }
+    let vocab = logits.len() / draws.len();
+    let rows: Vec<std::sync::Mutex<(&mut [f32], u32)>> = logits
+        .chunks_exact_mut(vocab)
+        .map(|row| std::sync::Mutex::new((row, 0)))
+        .collect();
+    team.for_each(draws.len(), 1, &|row| {
+        // Each row is taken once, so the lock is free; it only carries the borrow.
+        let mut place = rows[row].lock().unwrap_or_else(|e| e.into_inner());
+        place.1 = draw(place.0, draws[row]);
+    });
+    rows.into_iter()
+        .map(|row| row.into_inner().unwrap_or_else(|e| e.into_inner()).1)
+        .collect()
+}
+
+/// Draws one token from `logits` (`[vocab]`, overwritten by softmax numerators where the
+/// temperature is above 0).
+pub fn draw(logits: &mut [f32], how: Draw) -> u32 {
+    if how.temperature <= 0.0 {
+        return greedy(logits);
+    }
+    let mut rng = ChaCha8Rng::seed_from_u64(how.seed);
+    rng.set_stream(how.position);
+    let uniform: f64 = rng.random();
+    let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let mut sums = vec![0f32; logits.len().div_ceil(SPAN)];
+    for (span, sum) in logits.chunks_mut(SPAN).zip(&mut sums) {
+        // SAFETY: the span's own length is given.
+        *sum = unsafe {
+            numerators(
+                Isa::detect(),
+                span.as_mut_ptr(),
+                span.len(),
+                largest,
+                1.0 / how.temperature,
+            )
+        };
+    }
+    let total: f64 = sums.iter().map(|s| f64::from(*s)).sum();
+    let mut left = uniform * total;
+    let mut chosen = 0;
+    // First the span, then the token in it: inverse of the cumulative distribution.
+    for (index, sum) in sums.iter().enumerate() {
+        if *sum > 0.0 {
+            chosen = index;
+            if left < f64::from(*sum) {
+                break;
+            }
+            left -= f64::from(*sum);
+        }
+    }
+    let start = chosen * SPAN;
+    let span = &logits[start..(start + SPAN).min(logits.len())];
+    let mut token = 0;
+    for (index, p) in span.iter().enumerate() {
+        if *p > 0.0 {
+            // Rounding may leave a crumb after the last: then the last possible one is it.
+            token = index;
+            if left < f64::from(*p) {
+                break;
+            }
+            left -= f64::from(*p);
+        }
+    }
+    (start + token) as u32
+}
+
+/// Tokens whose probabilities are summed together before one is looked for.
+const SPAN: usize = 512;
+
+fn greedy(logits: &[f32]) -> u32 {
+    let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    logits.iter().position(|l| *l == largest).unwrap_or(0) as u32
+}
+
+instantiate! {
+    /// Replaces logits by e^((logit - largest) * inverse_temperature) and returns their sum.
+    pub unsafe fn numerators = numerators_kernel(
+        logits: *mut f32, n: usize, largest: f32, inverse_temperature: f32,
+    ) -> f32
+}
+
+#[inline(always)]
+unsafe fn numerators_kernel<L: Lane>(
+    logits: *mut f32,
+    n: usize,
+    largest: f32,
+    inverse_temperature: f32,
+) -> f32 {
+    // SAFETY: the caller promises n floats.
+    unsafe {
+        let (largest, scale) = (L::splat(largest), L::splat(inverse_temperature));
+        let mut sum = L::zero();
+        let whole = n / WIDTH * WIDTH;
+        for i in (0..whole).step_by(WIDTH) {
+            let e = L::load(logits.add(i)).sub(largest).mul(scale).exp();
+            e.store(logits.add(i));
+            sum = sum.add(e);
+        }
+        if whole < n {
+            let mut rest = [f32::NEG_INFINITY; WIDTH];
+            for i in whole..n {
+                rest[i - whole] = *logits.add(i);
+            }
+            let e = L::load(rest.as_ptr()).sub(largest).mul(scale).exp();
+            sum = sum.add(e);
+            let e = e.to_array();
+            for i in whole..n {
+                *logits.add(i) = e[i - whole];
+            }
+        }
+        sum.sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frequencies_follow_the_softmax() {
+        let logits: Vec<f32> = (0..1100).map(|i| ((i * 37 % 101) as f32) * 0.05).collect();
+        let temperature = 0.7f32;
+        let weights: Vec<f64> = logits
+            .iter()
+            .map(|l| f64::from(l / temperature).exp())
+            .collect();
+        let total: f64 = weights.iter().sum();
+        let draws = 40_000;
+        let mut counts = vec![0f64; logits.len()];
+        for seed in 0..draws {
+            let how = Draw {
+                temperature,
+                seed,
+                position: seed % 7,
+            };
+            counts[draw(&mut logits.clone(), how) as usize] += 1.0;
+        }
+        let chi_squared: f64 = counts
+            .iter()
+            .zip(&weights)
+            .map(|(count, w)| {
+                let expected = w / total * draws as f64;
+                (count - expected).powi(2) / expected
+            })
+            .sum();
+        // 1,099 degrees of freedom: mean 1,099, standard deviation 47.
+        assert!(chi_squared < 1_099.0 + 4.0 * 47.0, "{chi_squared}");
+    }
+
+    #[test]
+    fn greedy_takes_the_first_of_the_largest() {
+        let how = Draw {
+            temperature: 0.0,
+            seed: 1,
+            position: 0,
+        };
+        assert_eq!(draw(&mut [0.5, 3.0, 3.0, -1.0], how), 1);
+    }
+
+    #[test]
+    fn a_draw_depends_on_seed_and_position_only() {
+        let logits: Vec<f32> = (0..300).map(|i| (i as f32 * 0.1).sin()).collect();
+        let how = |seed, position| Draw {
+            temperature: 1.0,
+            seed,
+            position,
+        };
+        let alone = draw(&mut logits.clone(), how(5, 9));
+        let team = Team::new(2);
+        let mut rows = [logits.clone(), logits.clone(), logits.clone()].concat();
+        let drawn = draw_all(&team, &mut rows, &[how(1, 0), how(5, 9), how(2, 4)]);
+        assert_eq!(drawn[1], alone);
+        let many: std::collections::HashSet<u32> = (0..50)
+            .map(|position| draw(&mut logits.clone(), how(5, position)))
+            .collect();
+        assert!(many.len() > 20);
+    }
+}

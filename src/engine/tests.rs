@@ -1,0 +1,165 @@
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use super::*;
+use crate::kernel::Team;
+use crate::model::{Checkpoint, ModelConfig};
+
+fn tiny(threads: usize) -> Llama {
+    let checkpoint = Checkpoint::random(&ModelConfig::tiny(), 7).unwrap();
+    Llama::new(&checkpoint, Team::new(threads)).unwrap()
+}
+
+fn requests(count: usize) -> Vec<Request> {
+    (0..count)
+        .map(|id| Request {
+            id,
+            prompt: (0..3 + id * 5 % 17)
+                .map(|i| 3 + ((i * i + id / 3) % 60) as u32)
+                .collect::<Vec<u32>>()
+                .into(),
+            max_new_tokens: 4 + id * 7 % 40,
+            temperature: [0.0, 0.7, 1.3][id % 3],
+            seed: id as u64 * 31,
+        })
+        .collect()
+}
+
+fn run(model: &Llama, slots: usize, batching: Batching, share: bool) -> (Vec<Response>, RunStats) {
+    let mut engine = Engine::new(model, slots, 96).unwrap().share_prefixes(share);
+    let mut queue = requests(23).into_iter();
+    let mut responses = Vec::new();
+    let stats = engine
+        .generate(&mut || queue.next(), batching, &mut responses)
+        .unwrap();
+    responses.sort_by_key(|r| r.id);
+    (responses, stats)
+}
+
+#[test]
+fn answers_do_not_depend_on_batching_slots_threads_or_shared_prefixes() {
+    let model = tiny(1);
+    let (alone, _) = run(&model, 1, Batching::Static, false);
+    assert_eq!(alone.len(), 23);
+    assert!(alone.iter().any(|r| r.finish_reason == FinishReason::Stop));
+    assert!(
+        alone
+            .iter()
+            .any(|r| r.finish_reason == FinishReason::Length)
+    );
+    for threads in [1, 2, 3] {
+        let model = tiny(threads);
+        for slots in [1, 2, 5, 23, 40] {
+            for batching in [Batching::Static, Batching::Compacting, Batching::Continuous] {
+                for share in [false, true] {
+                    assert_eq!(run(&model, slots, batching, share).0, alone);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn logits_of_a_row_are_bitwise_the_same_alone_and_among_others() {
+    let model = tiny(2);
+    let prompts: Vec<Vec<u32>> = requests(9).iter().map(|r| r.prompt.to_vec()).collect();
+    let mut workspace = Workspace::default();
+    let mut cache = KvCache::new(model.config(), 12, 64).unwrap();
+    let chunks: Vec<Chunk<'_>> = prompts
+        .iter()
+        .enumerate()
+        .map(|(i, p)| Chunk {
+            slot: 11 - i,
+            tokens: p,
+            logits: true,
+        })
+        .collect();
+    let together = model
+        .forward(&chunks, &mut cache, &mut workspace, None)
+        .unwrap()
+        .to_vec();
+    for (row, prompt) in together.chunks_exact(64).zip(&prompts) {
+        let mut cache = KvCache::new(model.config(), 1, 64).unwrap();
+        let mut last = Vec::new();
+        // A token at a time, the other extreme of ragged batches.
+        for i in 0..prompt.len() {
+            let chunk = Chunk {
+                slot: 0,
+                tokens: &prompt[i..=i],
+                logits: true,
+            };
+            last = model
+                .forward(&[chunk], &mut cache, &mut workspace, None)
+                .unwrap()
+                .to_vec();
+        }
+        assert_eq!(last, row);
+    }
+}
+
+#[test]
+fn static_batches_compute_their_finished_rows_and_compacting_ones_do_not() {
+    let model = tiny(2);
+    let (responses, fixed) = run(&model, 8, Batching::Static, true);
+    let (_, compacting) = run(&model, 8, Batching::Compacting, true);
+    let useful: usize = responses.iter().map(|r| r.tokens.len()).sum();
+    let padded: usize = responses
+        .chunks(8)
+        .map(|batch| batch.len() * batch.iter().map(|r| r.tokens.len()).max().unwrap())
+        .sum();
+    assert_eq!(fixed.computed_tokens, padded);
+    assert_eq!(compacting.computed_tokens, useful);
+    assert_eq!(compacting.steps, fixed.steps);
+    assert_eq!(fixed.generated_tokens, useful);
+}
+
+#[test]
+fn samples_of_one_prompt_share_its_prefill() {
+    let model = tiny(1);
+    let prompt: Arc<[u32]> = (0..30).map(|i| 3 + i % 50).collect::<Vec<u32>>().into();
+    let mut engine = Engine::new(&model, 4, 64).unwrap();
+    let mut queue = (0..8).map(|id| Request {
+        id,
+        prompt: prompt.clone(),
+        max_new_tokens: 5,
+        temperature: 1.0,
+        seed: id as u64,
+    });
+    let stats = engine
+        .generate(&mut || queue.next(), Batching::Static, &mut Vec::new())
+        .unwrap();
+    assert_eq!(stats.prefill_tokens, 30 + 7);
+}
+
+#[test]
+fn impossible_requests_are_refused_and_a_stop_is_obeyed() {
+    let model = tiny(1);
+    let mut engine = Engine::new(&model, 2, 32).unwrap();
+    for (prompt, max_new_tokens) in [(vec![5; 30], 3), (vec![], 3), (vec![5], 0), (vec![64], 3)] {
+        let mut queue = Some(Request {
+            id: 0,
+            prompt: prompt.into(),
+            max_new_tokens,
+            temperature: 0.0,
+            seed: 0,
+        });
+        let outcome = engine.generate(&mut || queue.take(), Batching::Static, &mut Vec::new());
+        assert!(outcome.is_err());
+    }
+    struct StopAtOnce(usize);
+    impl Observer for StopAtOnce {
+        fn finished(&mut self, _: Response) -> Result<()> {
+            Ok(())
+        }
+        fn stepped(&mut self, _: &RunStats) -> ControlFlow<()> {
+            self.0 += 1;
+            ControlFlow::Break(())
+        }
+    }
+    let mut observer = StopAtOnce(0);
+    let mut queue = requests(1).into_iter();
+    engine
+        .generate(&mut || queue.next(), Batching::Static, &mut observer)
+        .unwrap();
+    assert_eq!(observer.0, 1);
+}

@@ -1,0 +1,16 @@
+//! The few-row kernels under the engine: products with packed weights, attention over the KV
+//! cache, norms. Matrix libraries pick their kernel by shape, so a row computed alone and the
+//! same row in a batch differ in the last bits, and they are slow with few rows. Here every
+//! output is one sum in one order, whatever the batch, the slot or the thread count.
+//!
+//! Each kernel is written once over [`lane::Lane`] and instantiated for AVX-512 and for plain
+//! Rust (also compiled for AVX2); both use fused multiply-adds and give the same bits.
+
+pub mod attention;
+pub mod elementwise;
+pub mod lane;
+pub mod product;
+pub mod team;
+
+pub use product::{Epilogue, PackedWeights};
+pub use team::Team;

@@ -1,0 +1,181 @@
+//! Low-rank adapters (LoRA, Hu et al. 2021): `W x + scaling * B (A x)` with `A` `[r, in]` and
+//! `B` `[out, r]`, kept apart from the frozen weights and mergeable into them.
+
+pub mod peft;
+
+use std::collections::BTreeMap;
+
+use candle_core::{Device, Tensor};
+use rand::Rng;
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::SeedableRng;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::model::{Checkpoint, ModelConfig};
+
+/// The linear layers of a block that an adapter may sit on, with the part of the block.
+const TARGETS: [(&str, &str); 7] = [
+    ("q_proj", "self_attn"),
+    ("k_proj", "self_attn"),
+    ("v_proj", "self_attn"),
+    ("o_proj", "self_attn"),
+    ("gate_proj", "mlp"),
+    ("up_proj", "mlp"),
+    ("down_proj", "mlp"),
+];
+
+/// Shape and place of an adapter. The defaults are the paper's (section 3.2 and its code).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LoraConfig {
+    /// Rank.
+    pub r: usize,
+    pub alpha: f64,
+    /// Share of the adapter's inputs dropped while training.
+    pub dropout: f64,
+    pub target_modules: Vec<String>,
+    /// Scale by alpha / sqrt(r) instead of alpha / r.
+    pub use_rslora: bool,
+}
+
+impl Default for LoraConfig {
+    fn default() -> Self {
+        LoraConfig {
+            r: 8,
+            alpha: 16.0,
+            dropout: 0.05,
+            target_modules: vec!["q_proj".into(), "v_proj".into()],
+            use_rslora: false,
+        }
+    }
+}
+
+impl LoraConfig {
+    pub fn scaling(&self) -> f64 {
+        if self.use_rslora {
+            self.alpha / (self.r as f64).sqrt()
+        } else {
+            self.alpha / self.r as f64
+        }
+    }
+
+    /// # Errors
+    /// A rank of 0, a dropout outside [0, 1), an unknown target.
+    pub fn validate(&self) -> Result<()> {
+        if self.r == 0 || !(0.0..1.0).contains(&self.dropout) || self.target_modules.is_empty() {
+            return Err(Error::Usage(
+                "LoRA needs r >= 1, 0 <= dropout < 1 and at least one target module".into(),
+            ));
+        }
+        for target in &self.target_modules {
+            if !TARGETS.iter().any(|(name, _)| name == target) {
+                return Err(Error::Usage(format!(
+                    "`{target}` is not a linear layer of a Llama block; choose from {}",
+                    TARGETS.map(|(name, _)| name).join(", ")
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// Full names (`model.layers.0.self_attn.q_proj`) and shapes (out, in) of all targets.
+    pub fn places(&self, model: &ModelConfig) -> Vec<(String, usize, usize)> {
+        let hidden = model.hidden_size;
+        let q = model.num_attention_heads * model.head_dim;
+        let kv = model.num_key_value_heads * model.head_dim;
+        let shape = |name: &str| match name {
+            "q_proj" => (q, hidden),
+            "k_proj" | "v_proj" => (kv, hidden),
+            "o_proj" => (hidden, q),
+            "down_proj" => (hidden, model.intermediate_size),
+            _ => (model.intermediate_size, hidden),
+        };
+        (0..model.num_hidden_layers)
+            .flat_map(|i| {
+                TARGETS
+                    .iter()
+                    .filter(|(name, _)| self.target_modules.iter().any(|t| t == name))
+                    .map(move |(name, part)| (format!("model.layers.{i}.{part}.{name}"), *name))
+            })
+            .map(|(full, name)| (full, shape(name).0, shape(name).1))
+            .collect()
+    }
+}
+
+/// The two matrices of one adapted layer, f32.
+#[derive(Debug, Clone)]
+pub struct LoraPair {
+    /// `[r, in]`
+    pub a: Tensor,
+    /// `[out, r]`
+    pub b: Tensor,
+}
+
+/// A whole adapter: pairs by the full name of their layer.
+#[derive(Debug, Clone)]
+pub struct Adapter {
+    pub config: LoraConfig,
+    /// Name of the model it was made for.
+    pub base_model: String,
+    pub pairs: BTreeMap<String, LoraPair>,
+}
+
+impl Adapter {
+    /// A fresh adapter that changes nothing yet: `A` Kaiming-uniform (a = sqrt 5, as PEFT
+    /// does: bound 1/sqrt(in)), `B` zero.
+    ///
+    /// # Errors
+    /// An invalid configuration.
+    pub fn new(
+        config: LoraConfig,
+        model: &ModelConfig,
+        base_model: &str,
+        seed: u64,
+    ) -> Result<Adapter> {
+        config.validate()?;
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let mut pairs = BTreeMap::new();
+        for (name, out, inn) in config.places(model) {
+            let bound = 1.0 / (inn as f32).sqrt();
+            let values: Vec<f32> = (0..config.r * inn)
+                .map(|_| rng.random_range(-bound..bound))
+                .collect();
+            let pair = LoraPair {
+                a: Tensor::from_vec(values, (config.r, inn), &Device::Cpu)?,
+                b: Tensor::zeros((out, config.r), candle_core::DType::F32, &Device::Cpu)?,
+            };
+            pairs.insert(name, pair);
+        }
+        Ok(Adapter {
+            config,
+            base_model: base_model.to_string(),
+            pairs,
+        })
+    }
+
+    /// Adds `scaling * B A` to the weights it sits on.
+    ///
+    /// # Errors
+    /// If the checkpoint lacks a layer or has another shape there: the adapter was made for
+    /// another model.
+    pub fn merge_into(&self, checkpoint: &mut Checkpoint) -> Result<()> {
+        for (name, pair) in &self.pairs {
+            let key = format!("{name}.weight");
+            let weight = checkpoint.tensors.get(&key);
+            let expected = (pair.b.dim(0)?, pair.a.dim(1)?);
+            let weight = weight
+                .filter(|w| w.dims2().is_ok_and(|dims| dims == expected))
+                .ok_or_else(|| {
+                    Error::Usage(format!(
+                        "the adapter does not fit this model: `{key}` should be {} x {}; it \
+                         was made for `{}`",
+                        expected.0, expected.1, self.base_model
+                    ))
+                })?;
+            let update = (pair.b.matmul(&pair.a)? * self.config.scaling())?;
+            let merged = (weight + update)?;
+            checkpoint.tensors.insert(key, merged);
+        }
+        Ok(())
+    }
+}

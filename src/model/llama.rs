@@ -1,0 +1,398 @@
+//! The Llama forward pass over ragged batches: rows of any sequences at any positions packed
+//! one below the other, without padding. A row's result depends on its own sequence alone
+//! (see `kernel`), so a request's logits are bitwise the same alone and in any batch.
+
+use std::sync::Arc;
+
+use crate::error::{Error, Result};
+use crate::kernel::attention::{Attend, attend, scratch_len};
+use crate::kernel::elementwise::{rms_norm, rotate};
+use crate::kernel::{Epilogue, PackedWeights, Team};
+
+use super::kv_cache::KvCache;
+use super::rope::RopeTable;
+use super::weights::{Checkpoint, ModelConfig};
+
+/// A Llama-family model on the CPU in f32, weights packed for the kernels.
+pub struct Llama {
+    config: ModelConfig,
+    /// Output head; where it is tied, also the embedding.
+    head: PackedWeights,
+    /// `[vocab, hidden]`, only where the head is not tied.
+    embedding: Option<Vec<f32>>,
+    layers: Vec<Layer>,
+    norm: Vec<f32>,
+    rope: RopeTable,
+    team: Arc<Team>,
+}
+
+struct Layer {
+    input_norm: Vec<f32>,
+    /// `q`, `k` and `v` one below the other.
+    qkv_proj: PackedWeights,
+    o_proj: PackedWeights,
+    post_attention_norm: Vec<f32>,
+    gate_up_proj: PackedWeights,
+    down_proj: PackedWeights,
+}
+
+/// New tokens of one sequence: they follow what its slot holds.
+#[derive(Debug, Clone, Copy)]
+pub struct Chunk<'a> {
+    pub slot: usize,
+    pub tokens: &'a [u32],
+    /// Whether the logits after the last token are wanted.
+    pub logits: bool,
+}
+
+/// Buffers of the forward pass, kept between calls.
+#[derive(Default)]
+pub struct Workspace {
+    hidden: Vec<f32>,
+    normed: Vec<f32>,
+    qkv: Vec<f32>,
+    attended: Vec<f32>,
+    inner: Vec<f32>,
+    wanted: Vec<f32>,
+    logits: Vec<f32>,
+}
+
+/// Residual states of the last token of each chunk after chosen blocks.
+pub struct Capture {
+    /// How many blocks have run: 0 is the embedding, `num_hidden_layers` the last block's
+    /// output (before the final norm).
+    pub layers: Vec<usize>,
+    /// Filled by the pass: `[chunk][layer][hidden]`.
+    pub states: Vec<f32>,
+}
+
+impl Llama {
+    /// Packs a checkpoint's weights.
+    ///
+    /// # Errors
+    /// Missing or misshapen tensors, dimensions the kernels do not take, no memory.
+    pub fn new(checkpoint: &Checkpoint, team: Arc<Team>) -> Result<Llama> {
+        let config = checkpoint.config.clone();
+        if !config.head_dim.is_multiple_of(16) || !config.intermediate_size.is_multiple_of(16) {
+            return Err(Error::Usage(format!(
+                "this engine needs head and feed-forward sizes that are multiples of 16; the \
+                 model has {} and {}",
+                config.head_dim, config.intermediate_size
+            )));
+        }
+        let hidden = config.hidden_size;
+        let memory = |e: std::io::Error| {
+            Error::TooLong(format!("no memory for the model's packed weights: {e}"))
+        };
+        let mut layers = Vec::with_capacity(config.num_hidden_layers);
+        for i in 0..config.num_hidden_layers {
+            let tensor =
+                |name: &str| checkpoint.f32_values(&format!("model.layers.{i}.{name}.weight"));
+            let (q, k, v) = (
+                tensor("self_attn.q_proj")?,
+                tensor("self_attn.k_proj")?,
+                tensor("self_attn.v_proj")?,
+            );
+            let (gate, up) = (tensor("mlp.gate_proj")?, tensor("mlp.up_proj")?);
+            layers.push(Layer {
+                input_norm: tensor("input_layernorm")?,
+                qkv_proj: PackedWeights::pack(&[&q, &k, &v], hidden).map_err(memory)?,
+                o_proj: PackedWeights::pack(
+                    &[&tensor("self_attn.o_proj")?],
+                    config.num_attention_heads * config.head_dim,
+                )
+                .map_err(memory)?,
+                post_attention_norm: tensor("post_attention_layernorm")?,
+                gate_up_proj: PackedWeights::pack_gated(&gate, &up, hidden).map_err(memory)?,
+                down_proj: PackedWeights::pack(
+                    &[&tensor("mlp.down_proj")?],
+                    config.intermediate_size,
+                )
+                .map_err(memory)?,
+            });
+        }
+        let embedding = checkpoint.f32_values("model.embed_tokens.weight")?;
+        let (head, embedding) = if config.tie_word_embeddings {
+            (PackedWeights::pack(&[&embedding], hidden), None)
+        } else {
+            let head = checkpoint.f32_values("lm_head.weight")?;
+            (PackedWeights::pack(&[&head], hidden), Some(embedding))
+        };
+        Ok(Llama {
+            head: head.map_err(memory)?,
+            embedding,
+            layers,
+            norm: checkpoint.f32_values("model.norm.weight")?,
+            rope: RopeTable::new(&config),
+            team,
+            config,
+        })
+    }
+
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    pub fn team(&self) -> &Arc<Team> {
+        &self.team
+    }
+
+    /// Runs the chunks' tokens through the model and into their slots. Returns the logits
+    /// `[wanted chunks, vocab]`, in the order of the chunks that asked for them.
+    ///
+    /// # Errors
+    /// A token outside the vocabulary, a slot that would overflow, a slot named twice.
+    pub fn forward<'w>(
+        &self,
+        chunks: &[Chunk<'_>],
+        cache: &mut KvCache,
+        workspace: &'w mut Workspace,
+        mut capture: Option<&mut Capture>,
+    ) -> Result<&'w mut [f32]> {
+        self.check(chunks, cache)?;
+        let hidden = self.config.hidden_size;
+        let rows = rows_of(chunks, cache);
+        let n = rows.len();
+        let w = workspace;
+        grow(&mut w.hidden, n * hidden);
+        grow(&mut w.normed, n * hidden);
+        grow(&mut w.qkv, n * self.qkv_width());
+        grow(
+            &mut w.attended,
+            n * self.config.num_attention_heads * self.config.head_dim,
+        );
+        grow(&mut w.inner, n * self.config.intermediate_size);
+        self.embed(&rows, &mut w.hidden);
+        let last: Vec<usize> = last_rows(chunks);
+        if let Some(capture) = capture.as_deref_mut() {
+            capture.states = vec![0.0; chunks.len() * capture.layers.len() * hidden];
+            capture.take(0, &last, hidden, &w.hidden);
+        }
+        for (index, layer) in self.layers.iter().enumerate() {
+            self.norm_rows(&w.hidden, &layer.input_norm, n, &mut w.normed);
+            let qkv = &mut w.qkv;
+            layer
+                .qkv_proj
+                .product(&self.team, &w.normed, n, Epilogue::Store, qkv);
+            self.attention(index, &rows, cache, qkv, &mut w.attended);
+            layer
+                .o_proj
+                .product(&self.team, &w.attended, n, Epilogue::Add, &mut w.hidden);
+            self.norm_rows(&w.hidden, &layer.post_attention_norm, n, &mut w.normed);
+            layer
+                .gate_up_proj
+                .product(&self.team, &w.normed, n, Epilogue::SiluGate, &mut w.inner);
+            layer
+                .down_proj
+                .product(&self.team, &w.inner, n, Epilogue::Add, &mut w.hidden);
+            if let Some(capture) = capture.as_deref_mut() {
+                capture.take(index + 1, &last, hidden, &w.hidden);
+            }
+        }
+        for chunk in chunks {
+            cache.push(chunk.slot, chunk.tokens);
+        }
+        let wanted: Vec<usize> = (0..chunks.len())
+            .filter(|&c| chunks[c].logits)
+            .map(|c| last[c])
+            .collect();
+        grow(&mut w.wanted, wanted.len() * hidden);
+        grow(&mut w.logits, wanted.len() * self.config.vocab_size);
+        for (to, row) in w.wanted.chunks_exact_mut(hidden).zip(&wanted) {
+            let from = &w.hidden[row * hidden..(row + 1) * hidden];
+            rms_norm(from, &self.norm, self.config.rms_norm_eps, to);
+        }
+        self.head.product(
+            &self.team,
+            &w.wanted,
+            wanted.len(),
+            Epilogue::Store,
+            &mut w.logits,
+        );
+        Ok(&mut w.logits[..wanted.len() * self.config.vocab_size])
+    }
+
+    fn check(&self, chunks: &[Chunk<'_>], cache: &KvCache) -> Result<()> {
+        let mut seen = vec![false; cache.slots()];
+        for chunk in chunks {
+            if chunk.slot >= cache.slots() || std::mem::replace(&mut seen[chunk.slot], true) {
+                return Err(Error::Usage(format!(
+                    "slot {} is not one of the cache's {}, or was given twice in one pass",
+                    chunk.slot,
+                    cache.slots()
+                )));
+            }
+            let end = cache.tokens(chunk.slot).len() + chunk.tokens.len();
+            let limit = cache.capacity().min(self.config.max_position_embeddings);
+            if end > limit || chunk.tokens.is_empty() {
+                return Err(Error::TooLong(format!(
+                    "a sequence of {end} tokens does not fit {limit} positions (or adds nothing)"
+                )));
+            }
+            if let Some(token) = chunk
+                .tokens
+                .iter()
+                .find(|t| **t as usize >= self.config.vocab_size)
+            {
+                return Err(Error::Usage(format!(
+                    "token id {token} is outside the model's vocabulary of {}",
+                    self.config.vocab_size
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    fn qkv_width(&self) -> usize {
+        (self.config.num_attention_heads + 2 * self.config.num_key_value_heads)
+            * self.config.head_dim
+    }
+
+    fn embed(&self, rows: &[Row], to: &mut [f32]) {
+        let hidden = self.config.hidden_size;
+        for (row, to) in rows.iter().zip(to.chunks_exact_mut(hidden)) {
+            let token = row.token as usize;
+            match &self.embedding {
+                Some(table) => to.copy_from_slice(&table[token * hidden..(token + 1) * hidden]),
+                None => self.head.unpack_row(token, to),
+            }
+        }
+    }
+
+    fn norm_rows(&self, x: &[f32], weight: &[f32], rows: usize, y: &mut [f32]) {
+        let hidden = self.config.hidden_size;
+        let y = Disjoint::new(y);
+        self.team.for_each(rows, 8, &|row| {
+            let x = &x[row * hidden..(row + 1) * hidden];
+            // SAFETY: each row is written by one call.
+            let y = unsafe { y.slice(row * hidden, hidden) };
+            rms_norm(x, weight, self.config.rms_norm_eps, y);
+        });
+    }
+
+    /// Rotates queries and keys, stores keys and values, attends.
+    fn attention(
+        &self,
+        layer: usize,
+        rows: &[Row],
+        cache: &mut KvCache,
+        qkv: &mut [f32],
+        attended: &mut [f32],
+    ) {
+        let d = self.config.head_dim;
+        let (heads, kv_heads) = (
+            self.config.num_attention_heads,
+            self.config.num_key_value_heads,
+        );
+        let width = self.qkv_width();
+        for (row, qkv) in rows.iter().zip(qkv.chunks_exact_mut(width)) {
+            let (cos, sin) = self.rope.at(row.position);
+            for head in qkv[..(heads + kv_heads) * d].chunks_exact_mut(d) {
+                rotate(head, cos, sin);
+            }
+            for head in 0..kv_heads {
+                let key = &qkv[(heads + head) * d..][..d];
+                let value = &qkv[(heads + kv_heads + head) * d..][..d];
+                cache.write((layer, row.slot, head), row.position, key, value);
+            }
+        }
+        let (cache, qkv) = (&*cache, &*qkv);
+        let group = heads / kv_heads;
+        let scale = 1.0 / (d as f32).sqrt();
+        let longest = rows.iter().map(|r| r.position + 1).max().unwrap_or(1);
+        let out = Disjoint::new(attended);
+        let next = std::sync::atomic::AtomicUsize::new(0);
+        self.team.run(&|_| {
+            let mut scratch = vec![0.0; scratch_len(longest)];
+            loop {
+                let index = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                let Some(row) = rows.get(index) else { break };
+                for head in 0..kv_heads {
+                    let (keys, values) = cache.head(layer, row.slot, head);
+                    let first = head * group * d;
+                    let call = Attend {
+                        queries: &qkv[index * width + first..][..group * d],
+                        keys,
+                        values,
+                        len: row.position + 1,
+                        head_dim: d,
+                        scale,
+                    };
+                    // SAFETY: each (row, head group) is written by one call.
+                    let out = unsafe { out.slice(index * heads * d + first, group * d) };
+                    attend(&call, &mut scratch, out);
+                }
+            }
+        });
+    }
+}
+
+impl Capture {
+    fn take(&mut self, layer: usize, last: &[usize], hidden: usize, states: &[f32]) {
+        for (place, _) in self.layers.iter().enumerate().filter(|(_, l)| **l == layer) {
+            for (chunk, row) in last.iter().enumerate() {
+                let to = (chunk * self.layers.len() + place) * hidden;
+                self.states[to..to + hidden]
+                    .copy_from_slice(&states[row * hidden..(row + 1) * hidden]);
+            }
+        }
+    }
+}
+
+/// One token of the packed batch.
+struct Row {
+    slot: usize,
+    position: usize,
+    token: u32,
+}
+
+fn rows_of(chunks: &[Chunk<'_>], cache: &KvCache) -> Vec<Row> {
+    chunks
+        .iter()
+        .flat_map(|chunk| {
+            let start = cache.tokens(chunk.slot).len();
+            chunk.tokens.iter().enumerate().map(move |(i, &token)| Row {
+                slot: chunk.slot,
+                position: start + i,
+                token,
+            })
+        })
+        .collect()
+}
+
+fn last_rows(chunks: &[Chunk<'_>]) -> Vec<usize> {
+    let mut end = 0;
+    chunks
+        .iter()
+        .map(|chunk| {
+            end += chunk.tokens.len();
+            end - 1
+        })
+        .collect()
+}
+
+fn grow(buffer: &mut Vec<f32>, len: usize) {
+    if buffer.len() < len {
+        buffer.resize(len, 0.0);
+    }
+}
+
+/// A slice that threads write disjoint parts of.
+struct Disjoint(*mut f32, usize);
+// SAFETY: `slice`'s callers promise disjoint ranges.
+unsafe impl Sync for Disjoint {}
+
+impl Disjoint {
+    fn new(slice: &mut [f32]) -> Disjoint {
+        Disjoint(slice.as_mut_ptr(), slice.len())
+    }
+
+    /// # Safety
+    /// No two live slices may overlap.
+    #[allow(clippy::mut_from_ref)]
+    unsafe fn slice(&self, start: usize, len: usize) -> &mut [f32] {
+        assert!(start + len <= self.1);
+        // SAFETY: in bounds, disjoint by the caller's promise.
+        unsafe { std::slice::from_raw_parts_mut(self.0.add(start), len) }
+    }
+}
