@@ -21,10 +21,12 @@
 //! * [`evaluate`] keeps every metric, of predictors and of schedules; [`report`] draws them.
 //! * [`config`] is the experiment file; [`cli`] the commands, a file each.
 
+pub mod config;
 pub mod dataset;
 pub mod engine;
 pub mod error;
 pub mod evaluate;
+pub mod execute;
 pub mod instruction;
 pub mod kernel;
 pub mod lora;

@@ -1,5 +1,7 @@
 //! Every metric, of predictors and of schedules, and the statistics under them.
 //! Pure functions: numbers in, numbers out.
 
+pub mod accounting;
+pub mod predictor_metrics;
 pub mod statistics;
 pub mod summary;

@@ -1,0 +1,272 @@
+//! The experiment file as it is written: sections and keys, every arm key optional. Reading
+//! refuses unknown keys; writing spells out all of them.
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+use super::{Arm, ExecutorKind, Experiment, Served};
+use crate::dataset::{Label, Split};
+use crate::schedule::{Batching, Fcr, Scheduling, VbsTable};
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ExperimentFile {
+    pub experiment: Header,
+    #[serde(default)]
+    pub workload: WorkloadKeys,
+    #[serde(default)]
+    pub executor: ExecutorKeys,
+    #[serde(default, skip_serializing)]
+    pub defaults: ArmKeys,
+    #[serde(default)]
+    pub arm: Vec<ArmKeys>,
+    /// Kept as they are: any arm key may hold a list here.
+    #[serde(default, skip_serializing)]
+    pub sweep: Vec<toml::Table>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Header {
+    pub name: String,
+    #[serde(default = "default_seeds")]
+    pub seeds: Vec<u64>,
+}
+
+fn default_seeds() -> Vec<u64> {
+    vec![42]
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct WorkloadKeys {
+    pub dataset: String,
+    pub split: SplitKey,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit: Option<usize>,
+    pub served: Served,
+}
+
+impl Default for WorkloadKeys {
+    fn default() -> Self {
+        WorkloadKeys {
+            dataset: "embedded".to_owned(),
+            split: SplitKey::All,
+            limit: None,
+            served: Served::Temperature(0.0),
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum SplitKey {
+    All,
+    Train,
+    Validation,
+    Test,
+}
+
+impl From<SplitKey> for Option<Split> {
+    fn from(key: SplitKey) -> Self {
+        match key {
+            SplitKey::All => None,
+            SplitKey::Train => Some(Split::Train),
+            SplitKey::Validation => Some(Split::Validation),
+            SplitKey::Test => Some(Split::Test),
+        }
+    }
+}
+
+impl From<Option<Split>> for SplitKey {
+    fn from(split: Option<Split>) -> Self {
+        match split {
+            None => SplitKey::All,
+            Some(Split::Train) => SplitKey::Train,
+            Some(Split::Validation) => SplitKey::Validation,
+            Some(Split::Test) => SplitKey::Test,
+        }
+    }
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct ExecutorKeys {
+    pub kind: ExecutorKind,
+    pub model: String,
+    pub step_time: String,
+}
+
+impl Default for ExecutorKeys {
+    fn default() -> Self {
+        ExecutorKeys {
+            kind: ExecutorKind::Replay,
+            model: "smollm2-135m".to_owned(),
+            step_time: "paper".to_owned(),
+        }
+    }
+}
+
+/// The keys of `[defaults]`, of an `[[arm]]`, and of what a `[[sweep]]` expands to.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ArmKeys {
+    pub name: Option<String>,
+    pub predictor: Option<String>,
+    pub label: Option<LabelKey>,
+    pub group_size: Option<usize>,
+    pub batch_size: Option<usize>,
+    pub max_new_tokens: Option<usize>,
+    pub scheduling: Option<Scheduling>,
+    pub binning: Option<usize>,
+    pub vbs: Option<VbsKey>,
+    pub fcr: Option<Fcr>,
+    pub batching: Option<Batching>,
+}
+
+impl ArmKeys {
+    /// These keys, and those of `under` where these say nothing. Names are not inherited.
+    pub fn over(self, under: &ArmKeys) -> ArmKeys {
+        ArmKeys {
+            name: self.name,
+            predictor: self.predictor.or_else(|| under.predictor.clone()),
+            label: self.label.or(under.label),
+            group_size: self.group_size.or(under.group_size),
+            batch_size: self.batch_size.or(under.batch_size),
+            max_new_tokens: self.max_new_tokens.or(under.max_new_tokens),
+            scheduling: self.scheduling.or(under.scheduling),
+            binning: self.binning.or(under.binning),
+            vbs: self.vbs.or_else(|| under.vbs.clone()),
+            fcr: self.fcr.or(under.fcr),
+            batching: self.batching.or(under.batching),
+        }
+    }
+}
+
+impl From<&Arm> for ArmKeys {
+    fn from(arm: &Arm) -> Self {
+        let schedule = &arm.schedule;
+        ArmKeys {
+            name: Some(arm.name.clone()),
+            predictor: Some(arm.predictor.clone()),
+            label: Some(LabelKey(arm.label)),
+            group_size: Some(schedule.group_size),
+            batch_size: Some(schedule.batch_size),
+            max_new_tokens: Some(schedule.max_new_tokens),
+            scheduling: Some(schedule.scheduling),
+            binning: Some(schedule.binning),
+            vbs: Some(VbsKey(schedule.vbs.clone())),
+            fcr: Some(schedule.fcr),
+            batching: Some(schedule.batching),
+        }
+    }
+}
+
+impl From<&Experiment> for ExperimentFile {
+    fn from(experiment: &Experiment) -> Self {
+        ExperimentFile {
+            experiment: Header {
+                name: experiment.name.clone(),
+                seeds: experiment.seeds.clone(),
+            },
+            workload: WorkloadKeys {
+                dataset: experiment.workload.dataset.clone(),
+                split: experiment.workload.split.into(),
+                limit: experiment.workload.limit,
+                served: experiment.workload.served,
+            },
+            executor: ExecutorKeys {
+                kind: experiment.executor.kind,
+                model: experiment.executor.model.clone(),
+                step_time: experiment.executor.step_time.clone(),
+            },
+            defaults: ArmKeys::default(),
+            arm: experiment.arms.iter().map(ArmKeys::from).collect(),
+            sweep: Vec::new(),
+        }
+    }
+}
+
+/// `vbs`: `true` (the paper's table), `false`, or a table of lengths and batch sizes.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct VbsKey(pub Option<VbsTable>);
+
+impl<'de> Deserialize<'de> for VbsKey {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match toml::Value::deserialize(deserializer)? {
+            toml::Value::Boolean(on) => Ok(VbsKey(on.then(VbsTable::default))),
+            table @ toml::Value::Table(_) => match table.try_into() {
+                Ok(table) => Ok(VbsKey(Some(table))),
+                Err(error) => Err(de::Error::custom(error.message())),
+            },
+            _ => Err(de::Error::custom(
+                "must be true, false or a table such as { 50 = 256, 100 = 128 }",
+            )),
+        }
+    }
+}
+
+impl Serialize for VbsKey {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match &self.0 {
+            None => serializer.serialize_bool(false),
+            Some(table) if *table == VbsTable::default() => serializer.serialize_bool(true),
+            Some(table) => table.serialize(serializer),
+        }
+    }
+}
+
+/// `label`: `"max"`, `"mean"` or a quantile as a number.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct LabelKey(pub Label);
+
+impl<'de> Deserialize<'de> for LabelKey {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = match toml::Value::deserialize(deserializer)? {
+            toml::Value::String(text) => text,
+            toml::Value::Float(number) => number.to_string(),
+            toml::Value::Integer(number) => number.to_string(),
+            other => other.type_str().to_owned(),
+        };
+        text.parse().map(LabelKey).map_err(de::Error::custom)
+    }
+}
+
+impl Serialize for LabelKey {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.0 {
+            Label::Quantile(q) => serializer.serialize_f64(q),
+            word => serializer.collect_str(&word),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Served {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let temperature = match toml::Value::deserialize(deserializer)? {
+            toml::Value::String(word) if word == "random" => return Ok(Served::Random),
+            toml::Value::Float(number) => number,
+            toml::Value::Integer(number) => number as f64,
+            _ => f64::NAN,
+        };
+        if temperature.is_finite() && temperature >= 0.0 {
+            Ok(Served::Temperature(temperature as f32))
+        } else {
+            Err(de::Error::custom(
+                "must be a temperature such as 0.0, or \"random\"",
+            ))
+        }
+    }
+}
+
+impl Serialize for Served {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            // Through text, so that 0.7 is not written as 0.699999988.
+            Served::Temperature(t) => {
+                let shortest = t.to_string().parse().unwrap_or(f64::from(*t));
+                serializer.serialize_f64(shortest)
+            }
+            Served::Random => serializer.serialize_str("random"),
+        }
+    }
+}

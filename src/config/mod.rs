@@ -1,0 +1,370 @@
+//! The experiment file: what `ablate --config exp.toml` runs. Read from TOML with every
+//! mistake named by file, line and nearest valid key; resolved so that nothing is implicit;
+//! and written back as the `config.toml` of a run, which reads as the same experiment.
+
+mod file;
+mod mistakes;
+mod sweep;
+
+use std::path::Path;
+
+use crate::dataset::{Label, Split};
+use crate::error::{Error, Result};
+use crate::schedule::ScheduleOptions;
+
+use file::{ArmKeys, ExperimentFile};
+use mistakes::Source;
+
+/// A resolved experiment: arms x seeds on one workload and one executor.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Experiment {
+    pub name: String,
+    /// Each seed draws an order of arrival; at least one, all different.
+    pub seeds: Vec<u64>,
+    pub workload: Workload,
+    pub executor: ExecutorConfig,
+    /// In the order of the file, sweeps after the arms; names are unique.
+    pub arms: Vec<Arm>,
+}
+
+/// The requests that are served.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Workload {
+    /// `embedded`, or a length dataset's path relative to the current directory.
+    pub dataset: String,
+    /// `None` = all of it.
+    pub split: Option<Split>,
+    /// Instructions at most; `None` = all.
+    pub limit: Option<usize>,
+    pub served: Served,
+}
+
+/// Which of an instruction's samples is served.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Served {
+    /// The first sample at this temperature.
+    Temperature(f32),
+    /// One drawn by the seed.
+    Random,
+}
+
+/// Who runs the micro-batches.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ExecutorConfig {
+    pub kind: ExecutorKind,
+    /// The model of a live run, named as on the command line.
+    pub model: String,
+    /// The step-time model of a replay: a preset or a file from `profile`.
+    pub step_time: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ExecutorKind {
+    /// Recorded lengths in simulated time.
+    #[default]
+    Replay,
+    /// The real model in real time.
+    Live,
+}
+
+/// One way of serving the workload.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Arm {
+    pub name: String,
+    /// A predictor's bare word or path, as on the command line.
+    pub predictor: String,
+    /// What the predictor is to foresee, where it can choose.
+    pub label: Label,
+    pub schedule: ScheduleOptions,
+}
+
+impl Experiment {
+    /// Reads an experiment file.
+    pub fn load(path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path).map_err(|source| Error::io(path, source))?;
+        Experiment::parse(&text, path)
+    }
+
+    /// Reads the text of an experiment file; `path` is for messages only.
+    pub fn parse(text: &str, path: &Path) -> Result<Self> {
+        let source = Source { text, path };
+        let file: ExperimentFile = toml::from_str(text).map_err(|error| source.mistake(&error))?;
+        let at = |section: &str, message: &str| Err(source.in_section(section, 0, message));
+
+        if file.experiment.seeds.is_empty() {
+            return at(
+                "experiment",
+                "`seeds` is empty; give at least one, e.g. [42]",
+            );
+        }
+        let mut seeds = file.experiment.seeds.clone();
+        seeds.sort_unstable();
+        if seeds.windows(2).any(|pair| pair[0] == pair[1]) {
+            return at("experiment", "`seeds` holds the same seed twice");
+        }
+        if file.defaults.name.is_some() {
+            return at(
+                "defaults",
+                "`name` belongs to an [[arm]], not to [defaults]",
+            );
+        }
+        if file.workload.limit == Some(0) {
+            return at("workload", "`limit = 0` leaves no request to serve");
+        }
+
+        let mut arms = Vec::new();
+        for (place, keys) in file.arm.iter().enumerate() {
+            let merged = keys.clone().over(&file.defaults);
+            arms.push(resolve(merged, |message| {
+                source.in_section("arm", place, message)
+            })?);
+        }
+        for (place, swept) in file.sweep.iter().enumerate() {
+            for keys in sweep::expand(swept, &file.arm, &source, place)? {
+                arms.push(resolve(keys.over(&file.defaults), |message| {
+                    source.in_section("sweep", place, message)
+                })?);
+            }
+        }
+        if arms.is_empty() {
+            return at("", "no `[[arm]]` and no `[[sweep]]`: nothing to run");
+        }
+        for (place, arm) in arms.iter().enumerate() {
+            if arms[..place].iter().any(|other| other.name == arm.name) {
+                let message = format!("two arms are called '{}'; names must differ", arm.name);
+                return at("", &message);
+            }
+        }
+        Ok(Experiment {
+            name: file.experiment.name,
+            seeds: file.experiment.seeds,
+            workload: Workload {
+                dataset: file.workload.dataset,
+                split: file.workload.split.into(),
+                limit: file.workload.limit,
+                served: file.workload.served,
+            },
+            executor: ExecutorConfig {
+                kind: file.executor.kind,
+                model: file.executor.model,
+                step_time: file.executor.step_time,
+            },
+            arms,
+        })
+    }
+
+    /// The resolved experiment as a file that [`Experiment::parse`] reads as the same.
+    pub fn to_toml(&self) -> Result<String> {
+        toml::to_string(&ExperimentFile::from(self))
+            .map_err(|error| Error::Numeric(format!("the configuration: {error}")))
+    }
+
+    /// The arm that the others are compared with: the one named `vanilla`, else the first.
+    pub fn vanilla(&self) -> usize {
+        self.arms
+            .iter()
+            .position(|arm| arm.name == "vanilla")
+            .unwrap_or(0)
+    }
+}
+
+/// Fills what neither arm nor defaults say with the built-in defaults, and checks the whole.
+fn resolve(keys: ArmKeys, mistake: impl Fn(&str) -> Error) -> Result<Arm> {
+    let Some(name) = keys.name.filter(|name| !name.trim().is_empty()) else {
+        return Err(mistake("an arm needs a `name`"));
+    };
+    let built_in = ScheduleOptions::default();
+    let schedule = ScheduleOptions {
+        group_size: keys.group_size.unwrap_or(built_in.group_size),
+        batch_size: keys.batch_size.unwrap_or(built_in.batch_size),
+        max_new_tokens: keys.max_new_tokens.unwrap_or(built_in.max_new_tokens),
+        scheduling: keys.scheduling.unwrap_or_default(),
+        binning: keys.binning.unwrap_or(0),
+        vbs: keys.vbs.and_then(|vbs| vbs.0),
+        fcr: keys.fcr.unwrap_or_default(),
+        batching: keys.batching.unwrap_or_default(),
+    };
+    schedule
+        .validate()
+        .map_err(|error| mistake(&format!("arm '{name}': {error}")))?;
+    Ok(Arm {
+        name,
+        predictor: keys.predictor.unwrap_or_else(|| "constant".to_owned()),
+        label: keys.label.map_or(Label::Max, |label| label.0),
+        schedule,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::schedule::{Batching, VbsTable};
+
+    const TABLE_5: &str = r#"
+[experiment]
+name = "table5"
+seeds = [1, 2, 3]
+
+[workload]
+dataset = "val.parquet"
+split = "test"
+limit = 1024
+served = 0.0
+
+[executor]
+kind = "replay"
+step_time = "paper"
+
+[defaults]
+scheduling = "sorted"
+predictor = "./runs/lexical"
+
+[[arm]]
+name = "vanilla"
+scheduling = "none"
+predictor = "constant"
+
+[[arm]]
+name = "full"
+binning = 50
+vbs = true
+fcr = "recompute"
+label = 0.9
+
+[[arm]]
+name = "custom"
+vbs = { 50 = 64, 100 = 32 }
+
+[[sweep]]
+arm = "full"
+group_size = [64, 256]
+"#;
+
+    fn parse(text: &str) -> Result<Experiment> {
+        Experiment::parse(text, Path::new("exp.toml"))
+    }
+
+    fn refusal(text: &str) -> String {
+        let error = parse(text).expect_err("must be refused");
+        assert_eq!(error.exit_code(), 2);
+        let message = error.to_string();
+        assert!(!message.contains('\n'), "{message}");
+        message
+    }
+
+    #[test]
+    fn arms_override_defaults_and_defaults_the_built_in() {
+        let experiment = parse(TABLE_5).expect("reads");
+        assert_eq!(experiment.seeds, [1, 2, 3]);
+        assert_eq!(experiment.workload.split, Some(Split::Test));
+        assert_eq!(experiment.vanilla(), 0);
+        let [vanilla, full, custom] = &experiment.arms[..3] else {
+            panic!("three arms");
+        };
+        assert_eq!(vanilla.schedule, ScheduleOptions::default());
+        assert_eq!(vanilla.predictor, "constant");
+        assert_eq!(full.schedule, ScheduleOptions::paper());
+        assert_eq!(full.predictor, "./runs/lexical");
+        assert_eq!(full.label, Label::Quantile(0.9));
+        let table = VbsTable::new(vec![(50, 64), (100, 32)]).expect("a table");
+        assert_eq!(custom.schedule.vbs, Some(table));
+    }
+
+    #[test]
+    fn a_short_file_takes_every_default() {
+        let experiment =
+            parse("[experiment]\nname = 'x'\n[[arm]]\nname = 'vanilla'\n").expect("reads");
+        assert_eq!(experiment.seeds, [42]);
+        assert_eq!(experiment.workload.dataset, "embedded");
+        assert_eq!(experiment.workload.served, Served::Temperature(0.0));
+        assert_eq!(experiment.executor.kind, ExecutorKind::Replay);
+        assert_eq!(experiment.executor.step_time, "paper");
+        assert_eq!(experiment.arms[0].schedule.batching, Batching::Static);
+        assert_eq!(experiment.arms[0].label, Label::Max);
+    }
+
+    #[test]
+    fn the_resolved_file_reads_as_the_same_experiment() {
+        let short = "[experiment]\nname = 'x'\n[workload]\nserved = 'random'\n\
+                     [[arm]]\nname = 'a'\nlabel = 'mean'\nbatching = 'continuous'\n";
+        for text in [TABLE_5, short] {
+            let experiment = parse(text).expect("reads");
+            let written = experiment.to_toml().expect("writes");
+            assert_eq!(
+                parse(&written).expect("reads back"),
+                experiment,
+                "{written}"
+            );
+            assert!(written.contains("group_size") && !written.contains("[[sweep]]"));
+        }
+    }
+
+    #[test]
+    fn mistakes_name_line_and_nearest_key() {
+        assert_eq!(
+            refusal("[experiment]\nname = 'x'\n[[arm]]\nname = 'a'\ngroupsize = 4\n"),
+            "exp.toml:5: unknown key 'groupsize' in [[arm]]; did you mean 'group_size'?"
+        );
+        let far = refusal("[experiment]\nname = 'x'\nzzzzzzzz = 1\n");
+        assert_eq!(
+            far,
+            "exp.toml:3: unknown key 'zzzzzzzz' in [experiment]; known: name, seeds"
+        );
+        let section = refusal("[experiment]\nname = 'x'\n[workloads]\n");
+        assert!(
+            section.contains("exp.toml:3") && section.contains("'workload'"),
+            "{section}"
+        );
+        let kind = refusal("[experiment]\nname = 'x'\n[defaults]\nbatch_size = 'many'\n");
+        assert!(kind.starts_with("exp.toml:4: `batch_size`: "), "{kind}");
+        let value = refusal("[experiment]\nname = 'x'\n[defaults]\nscheduling = 'sortd'\n");
+        assert!(
+            value.contains("exp.toml:4") && value.contains("did you mean 'sorted'"),
+            "{value}"
+        );
+        let syntax = refusal("[experiment\n");
+        assert!(syntax.starts_with("exp.toml:1: "), "{syntax}");
+    }
+
+    #[test]
+    fn what_is_not_there_yet_says_what_is() {
+        let base = "[experiment]\nname = 'x'\n";
+        let staged = refusal(&format!(
+            "{base}[[arm]]\nname = 'a'\nscheduling = 'staged'\n"
+        ));
+        assert!(
+            staged.contains("exp.toml:5") && staged.contains("not available yet"),
+            "{staged}"
+        );
+        assert!(staged.contains("none, sorted"), "{staged}");
+        let resume = refusal(&format!("{base}[[arm]]\nname = 'a'\nfcr = 'resume'\n"));
+        assert!(resume.contains("off, recompute"), "{resume}");
+        let arrivals = refusal(&format!("{base}[workload]\narrivals = 'poisson'\n"));
+        assert!(arrivals.contains("not available yet"), "{arrivals}");
+        assert!(
+            arrivals.contains("dataset, split, limit, served"),
+            "{arrivals}"
+        );
+    }
+
+    #[test]
+    fn contradictions_name_the_arm_and_its_line() {
+        let base = "[experiment]\nname = 'x'\n[[arm]]\nname = 'ok'\n";
+        let message = refusal(&format!("{base}[[arm]]\nname = 'bad'\nvbs = true\n"));
+        assert!(
+            message.starts_with("exp.toml:5: arm 'bad': `vbs = true`"),
+            "{message}"
+        );
+        let twice = refusal(&format!("{base}[[arm]]\nname = 'ok'\n"));
+        assert!(twice.contains("'ok'"), "{twice}");
+        assert!(refusal("[experiment]\nname = 'x'\n").contains("nothing to run"));
+        let nameless = refusal("[experiment]\nname = 'x'\n[[arm]]\nbinning = 0\n");
+        assert!(nameless.contains("exp.toml:3"), "{nameless}");
+        let seeds = refusal("[experiment]\nname = 'x'\nseeds = []\n[[arm]]\nname = 'a'\n");
+        assert!(
+            seeds.contains("exp.toml:1") && seeds.contains("seeds"),
+            "{seeds}"
+        );
+    }
+}
