@@ -21,11 +21,12 @@ use crate::model::llama::{Chunk, Llama, Workspace};
 use sampling::Draw;
 
 /// What happens to the rows of a batch as they finish.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Batching {
     /// Every row is computed until the longest ends: the paper's vanilla, and what `generate`
     /// of Hugging Face transformers does.
+    #[default]
     Static,
     /// Finished rows leave; the batch ends with its longest.
     Compacting,

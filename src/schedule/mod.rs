@@ -53,19 +53,6 @@ pub enum Fcr {
     Recompute,
 }
 
-/// What becomes of the rows of a batch that have finished.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Batching {
-    /// They are computed on until the whole batch ends, as in the paper.
-    #[default]
-    Static,
-    /// They leave; nobody takes their place.
-    Compacting,
-    /// They leave, and the next waiting request takes their slot.
-    Continuous,
-}
-
 macro_rules! written_as {
     ($($kind:ty: $($variant:ident = $word:literal),+;)+) => {$(
         impl std::fmt::Display for $kind {
