@@ -23,6 +23,7 @@
 
 pub mod error;
 pub mod instruction;
+pub mod model;
 pub mod dataset;
 pub mod evaluate;
 pub mod schedule;

@@ -1,0 +1,15 @@
+//! Llama-family models: where they come from, their files, and the forward pass.
+
+pub mod chat_template;
+pub mod gguf;
+mod gguf_header;
+mod hub;
+pub mod source;
+pub mod tokenizer;
+pub mod weights;
+mod wheel;
+
+pub use chat_template::ChatTemplate;
+pub use source::{ModelFiles, WeightFiles, resolve};
+pub use tokenizer::TextTokenizer;
+pub use weights::{Checkpoint, ModelConfig};
