@@ -1,6 +1,11 @@
 //! The length dataset: a row a sampled response, with what is needed to trust it
 //! (seed, temperature, finish reason) and its provenance in the file's metadata.
 
+pub mod build;
+mod parquet;
+pub mod plan;
+pub mod store;
+
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};

@@ -31,15 +31,30 @@ impl LengthDataset {
         let rows = &self.samples;
         let column = |name: &str, series: Series| Column::from(series.with_name(name.into()));
         let columns = vec![
-            column("instruction_id", rows.iter().map(|s| s.instruction_id.as_str()).collect()),
-            column("instruction", rows.iter().map(|s| s.instruction.as_str()).collect()),
-            column("category", rows.iter().map(|s| s.category.as_deref()).collect()),
+            column(
+                "instruction_id",
+                rows.iter().map(|s| s.instruction_id.as_str()).collect(),
+            ),
+            column(
+                "instruction",
+                rows.iter().map(|s| s.instruction.as_str()).collect(),
+            ),
+            column(
+                "category",
+                rows.iter().map(|s| s.category.as_deref()).collect(),
+            ),
             column("split", rows.iter().map(|s| s.split.map(name_of)).collect()),
             column("sample", rows.iter().map(|s| s.sample).collect()),
             column("temperature", rows.iter().map(|s| s.temperature).collect()),
             column("seed", rows.iter().map(|s| s.seed).collect()),
-            column("prompt_tokens", rows.iter().map(|s| s.prompt_tokens).collect()),
-            column("response_tokens", rows.iter().map(|s| s.response_tokens).collect()),
+            column(
+                "prompt_tokens",
+                rows.iter().map(|s| s.prompt_tokens).collect(),
+            ),
+            column(
+                "response_tokens",
+                rows.iter().map(|s| s.response_tokens).collect(),
+            ),
             column(
                 "finish_reason",
                 rows.iter()
@@ -49,7 +64,10 @@ impl LengthDataset {
                     })
                     .collect(),
             ),
-            column("response", rows.iter().map(|s| s.response.as_deref()).collect()),
+            column(
+                "response",
+                rows.iter().map(|s| s.response.as_deref()).collect(),
+            ),
         ];
         let failed = |e: PolarsError| Error::malformed(path, format!("cannot be written: {e}"));
         let mut frame = DataFrame::new(rows.len(), columns).map_err(failed)?;
@@ -142,7 +160,10 @@ fn samples_of(frame: &DataFrame) -> std::result::Result<Vec<Sample>, String> {
         Some(column.str().ok()?.get(row)?.to_string())
     };
     let number = |column: &Option<Column>, row: usize| {
-        column.as_ref().and_then(|c| c.u32().ok()?.get(row)).unwrap_or(0)
+        column
+            .as_ref()
+            .and_then(|c| c.u32().ok()?.get(row))
+            .unwrap_or(0)
     };
     (0..frame.height())
         .map(|row| {
@@ -165,7 +186,10 @@ fn samples_of(frame: &DataFrame) -> std::result::Result<Vec<Sample>, String> {
                     .ok()
                     .and_then(|c| c.get(row))
                     .ok_or_else(|| lacks("temperature"))?,
-                seed: seeds.as_ref().and_then(|c| c.u64().ok()?.get(row)).unwrap_or(0),
+                seed: seeds
+                    .as_ref()
+                    .and_then(|c| c.u64().ok()?.get(row))
+                    .unwrap_or(0),
                 prompt_tokens: number(&prompts, row),
                 response_tokens: lengths
                     .u32()
@@ -224,7 +248,9 @@ fn provenance_of(fields: &std::collections::HashMap<&str, &str>) -> Provenance {
         model: get("model").unwrap_or_else(|| "unknown".into()),
         model_sha256: get("model_sha256"),
         template_sha256: get("template_sha256"),
-        max_new_tokens: get("max_new_tokens").and_then(|v| v.parse().ok()).unwrap_or(0),
+        max_new_tokens: get("max_new_tokens")
+            .and_then(|v| v.parse().ok())
+            .unwrap_or(0),
         tool_version: get("tool_version").unwrap_or_else(|| "unknown".into()),
         git_commit: get("git_commit"),
     }

@@ -154,9 +154,8 @@ fn lock(dir: &Path) -> Result<File> {
 
 fn check_plan(manifest: &Path, plan: &Plan) -> Result<()> {
     let text = std::fs::read_to_string(manifest).map_err(|e| Error::io(manifest, e))?;
-    let begun: Plan = serde_json::from_str(&text).map_err(|e| {
-        Error::malformed(manifest, format!("is damaged ({e}): give another --out"))
-    })?;
+    let begun: Plan = serde_json::from_str(&text)
+        .map_err(|e| Error::malformed(manifest, format!("is damaged ({e}): give another --out")))?;
     let differences = plan.differences(&begun);
     if differences.is_empty() {
         return Ok(());
@@ -170,7 +169,8 @@ fn check_plan(manifest: &Path, plan: &Plan) -> Result<()> {
 
 /// The samples in the file, and how many of its bytes are whole lines.
 fn read_samples(path: &Path, file: &mut File) -> Result<(Vec<StoredSample>, u64)> {
-    file.seek(SeekFrom::Start(0)).map_err(|e| Error::io(path, e))?;
+    file.seek(SeekFrom::Start(0))
+        .map_err(|e| Error::io(path, e))?;
     let mut reader = BufReader::new(&*file);
     let (mut samples, mut whole) = (Vec::new(), 0);
     let mut seen = HashSet::new();
@@ -188,7 +188,11 @@ fn read_samples(path: &Path, file: &mut File) -> Result<(Vec<StoredSample>, u64)
             Error::malformed(path, format!("line {number} is damaged ({e}): {remedy}"))
         })?;
         whole += read as u64;
-        let place = (sample.instruction, sample.temperature.to_bits(), sample.sample);
+        let place = (
+            sample.instruction,
+            sample.temperature.to_bits(),
+            sample.sample,
+        );
         if seen.insert(place) {
             samples.push(sample);
         }

@@ -7,6 +7,7 @@ pub mod failure;
 mod planner;
 pub mod vbs;
 
+pub use crate::engine::Batching;
 pub use failure::recovery_batches;
 pub use planner::{arrival_order, effective_length, plan};
 pub use vbs::VbsTable;

@@ -42,6 +42,8 @@ pub struct TrainConfig {
     pub learning_rate: f64,
     /// Share of all steps in which the learning rate rises.
     pub warmup_ratio: f64,
+    /// No warm-up and no cosine.
+    pub constant_rate: bool,
     pub weight_decay: f64,
     /// Largest gradient norm; none means no clipping.
     pub clip: Option<f64>,
@@ -57,6 +59,7 @@ impl Default for TrainConfig {
             gradient_accumulation: 2,
             learning_rate: 1e-3,
             warmup_ratio: 0.03,
+            constant_rate: false,
             weight_decay: 0.0,
             clip: Some(1.0),
             seed: 42,
@@ -176,7 +179,12 @@ impl Training {
         let begun = Instant::now();
         let total = self.config.total_steps(examples.len());
         let warmup = (self.config.warmup_ratio * total as f64).ceil() as usize;
-        let rate = cosine_with_warmup(self.step, warmup, total) * self.config.learning_rate;
+        let factor = if self.config.constant_rate {
+            1.0
+        } else {
+            cosine_with_warmup(self.step, warmup, total)
+        };
+        let rate = factor * self.config.learning_rate;
         let batches = self.config.batches(examples, self.step);
         let targets: usize = batches
             .iter()

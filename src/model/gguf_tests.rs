@@ -1,0 +1,194 @@
+use super::*;
+use crate::model::chat_template::ChatTemplate;
+use crate::model::source::ModelFiles;
+use crate::model::tokenizer::TextTokenizer;
+use crate::model::weights::Checkpoint;
+use candle_core::quantized::{GgmlDType, QTensor, gguf_file};
+use proptest::prelude::*;
+
+const HEADS: usize = 2;
+const DIM: usize = 32;
+
+/// A Llama of one block: 2 heads of 16 on 1 key head, 3 tokens.
+fn small(edit: impl FnOnce(&mut Vec<(&'static str, Value)>)) -> Vec<u8> {
+    let text = |s: &str| Value::String(s.into());
+    let list = |v: &[&str]| Value::Array(v.iter().map(|s| Value::String(s.to_string())).collect());
+    let mut metadata = vec![
+        ("general.architecture", text("llama")),
+        ("llama.block_count", Value::U32(1)),
+        ("llama.context_length", Value::U32(64)),
+        ("llama.embedding_length", Value::U32(DIM as u32)),
+        ("llama.feed_forward_length", Value::U32(64)),
+        ("llama.attention.head_count", Value::U32(HEADS as u32)),
+        ("llama.attention.head_count_kv", Value::U32(1)),
+        ("llama.attention.layer_norm_rms_epsilon", Value::F32(1e-5)),
+        ("tokenizer.ggml.model", text("gpt2")),
+        ("tokenizer.ggml.pre", text("smollm")),
+        ("tokenizer.ggml.tokens", list(&["<s>", "a", "b", "ab"])),
+        ("tokenizer.ggml.merges", list(&["a b"])),
+        (
+            "tokenizer.ggml.token_type",
+            Value::Array([3, 1, 1, 1].map(Value::I32).to_vec()),
+        ),
+        ("tokenizer.ggml.bos_token_id", Value::U32(0)),
+        ("tokenizer.ggml.eos_token_id", Value::U32(0)),
+        (
+            "tokenizer.chat_template",
+            text("{{ bos_token }}{{ messages[0].content }}"),
+        ),
+    ];
+    edit(&mut metadata);
+    let tensor = |rows: usize, columns: usize, dtype| {
+        let values: Vec<f32> = (0..rows * columns).map(|i| (i / columns) as f32).collect();
+        let shape: Vec<usize> = match columns {
+            1 => vec![rows],
+            _ => vec![rows, columns],
+        };
+        let tensor = Tensor::from_vec(values, shape, &Device::Cpu).unwrap();
+        QTensor::quantize(&tensor, dtype).unwrap()
+    };
+    use GgmlDType::{BF16, F16, F32, Q4_0, Q8_0};
+    let tensors = [
+        ("token_embd.weight", tensor(4, DIM, Q8_0)),
+        ("output_norm.weight", tensor(DIM, 1, F32)),
+        ("blk.0.attn_norm.weight", tensor(DIM, 1, F32)),
+        ("blk.0.attn_q.weight", tensor(DIM, DIM, F32)),
+        ("blk.0.attn_k.weight", tensor(DIM / HEADS, DIM, F16)),
+        ("blk.0.attn_v.weight", tensor(DIM / HEADS, DIM, BF16)),
+        ("blk.0.attn_output.weight", tensor(DIM, DIM, Q4_0)),
+        ("blk.0.ffn_norm.weight", tensor(DIM, 1, F32)),
+        ("blk.0.ffn_gate.weight", tensor(64, DIM, F16)),
+        ("blk.0.ffn_up.weight", tensor(64, DIM, F16)),
+        ("blk.0.ffn_down.weight", tensor(DIM, 64, F16)),
+    ];
+    let metadata: Vec<_> = metadata.iter().map(|(k, v)| (*k, v)).collect();
+    let tensors: Vec<_> = tensors.iter().map(|(k, v)| (*k, v)).collect();
+    let mut file = Cursor::new(Vec::new());
+    gguf_file::write(&mut file, &metadata, &tensors).unwrap();
+    file.into_inner()
+}
+
+fn written(bytes: &[u8]) -> (tempfile::TempDir, PathBuf) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("small.gguf");
+    std::fs::write(&path, bytes).unwrap();
+    (dir, path)
+}
+
+/// Everything that is ever read out of a GGUF file.
+fn read_all(bytes: &[u8]) -> Result<()> {
+    let (_dir, path) = written(bytes);
+    let files = ModelFiles::local(&path)?;
+    let checkpoint = Checkpoint::load(&files).map(|_| ());
+    let tokenizer = TextTokenizer::from_files(&files).and_then(|t| t.encode("ab<s>ba"));
+    let template = ChatTemplate::from_files(&files).and_then(|t| t.render("ab"));
+    checkpoint
+        .and(tokenizer.map(|_| ()))
+        .and(template.map(|_| ()))
+}
+
+#[test]
+fn a_small_model_is_read_and_its_rows_are_put_back() {
+    let (_dir, path) = written(&small(|_| {}));
+    let files = ModelFiles::local(&path).unwrap();
+    let checkpoint = Checkpoint::load(&files).unwrap();
+    assert_eq!(checkpoint.config.head_dim, 16);
+    assert_eq!(checkpoint.config.vocab_size, 4);
+    assert!(checkpoint.config.tie_word_embeddings);
+    assert_eq!(checkpoint.config.eos_token_ids, [0]);
+    // Row r of the file holds the value r. Where llama.cpp keeps row i of the first half of a
+    // head it is 2 i, of the second half 2 i + 1.
+    for (name, heads) in [("q_proj", HEADS), ("k_proj", 1)] {
+        let name = format!("model.layers.0.self_attn.{name}.weight");
+        let values = checkpoint.f32_values(&name).unwrap();
+        for head in 0..heads {
+            for i in 0..8 {
+                let row = |r: usize| values[(head * 16 + r) * DIM];
+                assert_eq!(row(i), (head * 16 + 2 * i) as f32);
+                assert_eq!(row(i + 8), (head * 16 + 2 * i + 1) as f32);
+            }
+        }
+    }
+    let tokenizer = TextTokenizer::from_files(&files).unwrap();
+    assert_eq!(tokenizer.encode("ab<s>ba").unwrap(), [3, 0, 2, 1]);
+    assert_eq!(tokenizer.decode(&[3, 0, 2]).unwrap(), "abb");
+    let template = ChatTemplate::from_files(&files).unwrap();
+    assert_eq!(template.render("hi").unwrap(), "<s>hi");
+}
+
+#[test]
+fn what_is_not_a_plain_llama_is_refused_by_name() {
+    let set = |key: &'static str, value: Value| {
+        small(move |m| {
+            m.retain(|(k, _)| *k != key);
+            m.push((key, value));
+        })
+    };
+    let text = |s: &str| Value::String(s.into());
+    for (bytes, part) in [
+        (set("general.architecture", text("qwen2")), "`qwen2`"),
+        (set("llama.expert_count", Value::U32(8)), "experts"),
+        (set("llama.rope.scaling.type", text("yarn")), "rotary"),
+        (set("llama.rope.dimension_count", Value::U32(8)), "rotates"),
+        (
+            set("llama.block_count", Value::U32(2)),
+            "`blk.1.attn_norm.weight`",
+        ),
+        (set("llama.feed_forward_length", Value::U32(32)), "ffn_gate"),
+        (set("llama.attention.head_count", Value::U32(0)), "head"),
+        (set("llama.attention.head_count", Value::U32(3)), "head"),
+        (set("llama.block_count", Value::U32(u32::MAX)), "layers"),
+        (set("general.alignment", Value::U32(0)), "alignment"),
+        (set("tokenizer.ggml.pre", text("odd")), "`odd`"),
+        (set("tokenizer.ggml.model", text("llama")), "`llama`"),
+        (set("tokenizer.chat_template", text("{% if %}")), "template"),
+    ] {
+        let message = read_all(&bytes).unwrap_err().to_string();
+        assert!(message.contains(part), "{part} in {message}");
+        assert!(message.contains("small.gguf: ") && !message.contains('\n'));
+    }
+}
+
+#[test]
+fn every_truncation_is_an_error() {
+    let bytes = small(|_| {});
+    read_all(&bytes).unwrap();
+    let header = {
+        let (_dir, path) = written(&bytes);
+        check(&path).unwrap() as usize
+    };
+    let cuts = (0..header + 64).chain((header..bytes.len() - 32).step_by(97));
+    for cut in cuts {
+        let message = read_all(&bytes[..cut]).unwrap_err().to_string();
+        assert!(message.contains("download it again"), "{cut}: {message}");
+    }
+}
+
+#[test]
+fn sizes_near_the_limits_of_numbers_are_errors() {
+    let bytes = small(|_| {});
+    let header = {
+        let (_dir, path) = written(&bytes);
+        check(&path).unwrap() as usize
+    };
+    for at in 4..header.min(bytes.len() - 8) {
+        for value in [u64::MAX, 1 << 63, 1 << 32, 1 << 24] {
+            let mut hostile = bytes.clone();
+            hostile[at..at + 8].copy_from_slice(&value.to_le_bytes());
+            let _ = read_all(&hostile);
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..Default::default() })]
+
+    #[test]
+    fn flipped_bytes_never_panic(flips in prop::collection::vec((0usize..2200, any::<u8>()), 1..6)) {
+        let mut bytes = small(|_| {});
+        for (at, value) in flips {
+            bytes[at] = value;
+        }
+        let _ = read_all(&bytes);
+    }
+}

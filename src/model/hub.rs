@@ -1,0 +1,323 @@
+//! Models from the Hugging Face hub, through its own cache layout, so that what other tools
+//! have downloaded is found and what is downloaded here is found by them.
+//!
+//! `hf-hub` has no timeouts, no offline mode and no idea of a whole snapshot. Here requests run
+//! on a thread that is given up when it stays silent, one commit is pinned for all files, and
+//! the revision's reference is written last: a snapshot that can be seen is complete.
+
+use std::path::PathBuf;
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::time::Duration;
+
+use hf_hub::api::sync::{Api, ApiBuilder, ApiError};
+use hf_hub::api::{Progress, RepoInfo};
+use hf_hub::{Cache, Repo, RepoType};
+
+use crate::error::{Error, Result};
+
+use super::source::{directory_weights, one_line};
+use super::wheel::bar;
+
+/// How long the hub may take to answer at all.
+const ANSWER: Duration = Duration::from_secs(15);
+/// How long a download may stand still.
+const STALL: Duration = Duration::from_secs(60);
+/// Files taken where the repository has them.
+const OPTIONAL: [&str; 6] = [
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+    "generation_config.json",
+    "tokenizer.model",
+];
+
+/// The hub's cache on this machine and the way to the hub itself.
+pub(super) struct Hub {
+    /// None where no home directory is known.
+    pub cache: Option<PathBuf>,
+    pub endpoint: Option<String>,
+    pub token: Option<String>,
+    pub offline: bool,
+    pub progress: bool,
+}
+
+impl Hub {
+    /// `HF_HUB_CACHE`, `HF_HOME`, `HF_ENDPOINT` and `HF_TOKEN` as other tools read them.
+    pub fn from_env(progress: bool, offline: bool) -> Hub {
+        let var = |name: &str| std::env::var(name).ok().filter(|v| !v.is_empty());
+        let home = var("HF_HOME")
+            .map(PathBuf::from)
+            .or_else(|| dirs::home_dir().map(|h| h.join(".cache").join("huggingface")));
+        let cache = var("HF_HUB_CACHE")
+            .map(PathBuf::from)
+            .or_else(|| home.as_ref().map(|h| h.join("hub")));
+        let token = var("HF_TOKEN").or_else(|| {
+            let text = std::fs::read_to_string(home?.join("token")).ok()?;
+            Some(text.trim().to_string()).filter(|t| !t.is_empty())
+        });
+        Hub {
+            cache,
+            endpoint: var("HF_ENDPOINT"),
+            token,
+            offline,
+            progress,
+        }
+    }
+
+    /// The directory of a complete snapshot of `org/name[@revision]`.
+    pub fn snapshot(&self, repository: &str) -> Result<PathBuf> {
+        let (id, revision) = parse(repository)?;
+        let unavailable = |why: String| Error::ModelUnavailable(why);
+        let root = self
+            .cache
+            .as_ref()
+            .ok_or_else(|| unavailable("no home directory for its cache: set HF_HOME".into()))?;
+        let cache = Cache::new(root.clone());
+        let repo = Repo::with_revision(id.into(), RepoType::Model, revision.into());
+        let by_reference = cache.repo(repo.clone()).get("config.json");
+        let by_commit = cache
+            .repo(repo.clone())
+            .pointer_path(revision)
+            .join("config.json");
+        for config in by_reference.into_iter().chain([by_commit]) {
+            if let Some(dir) = config.parent().filter(|d| directory_weights(d).is_ok()) {
+                return Ok(dir.to_path_buf());
+            }
+        }
+        if self.offline {
+            let why = format!("{repository} is not in {}, and offline", root.display());
+            return Err(unavailable(why));
+        }
+        self.download(&cache, repo)
+            .map_err(|why| unavailable(format!("{repository}: {why}")))
+    }
+
+    fn download(&self, cache: &Cache, repo: Repo) -> std::result::Result<PathBuf, String> {
+        let mut builder = ApiBuilder::from_cache(cache.clone())
+            .with_progress(false)
+            .with_retries(2)
+            .with_token(self.token.clone());
+        if let Some(endpoint) = &self.endpoint {
+            builder = builder.with_endpoint(endpoint.trim_end_matches('/').to_string());
+        }
+        let api = builder.build().map_err(one_line)?;
+        let info = answer({
+            let handle = api.repo(repo.clone());
+            move || handle.info()
+        })?;
+        let pinned = Repo::with_revision(repo_id(&repo), RepoType::Model, info.sha.clone());
+        for name in wanted(&info)? {
+            self.file(&api, &pinned, &name)?;
+            if name == "model.safetensors.index.json" {
+                let path = cache
+                    .repo(pinned.clone())
+                    .pointer_path(&info.sha)
+                    .join(name);
+                for shard in shards(&path)? {
+                    self.file(&api, &pinned, &shard)?;
+                }
+            }
+        }
+        cache
+            .repo(repo)
+            .create_ref(&info.sha)
+            .map_err(|e| format!("the cache cannot be written: {e}"))?;
+        Ok(cache.repo(pinned).pointer_path(&info.sha))
+    }
+
+    /// Downloads one file unless it is there, giving up where nothing arrives for a while.
+    fn file(&self, api: &Api, repo: &Repo, name: &str) -> std::result::Result<(), String> {
+        let handle = api.repo(repo.clone());
+        let cache = self.cache.clone().map(Cache::new);
+        if cache.is_some_and(|c| c.repo(repo.clone()).get(name).is_some()) {
+            return Ok(());
+        }
+        let (sender, receiver) = mpsc::channel();
+        let file = name.to_string();
+        std::thread::spawn(move || {
+            let report = Report(sender.clone());
+            let done = handle.download_with_progress(&file, report);
+            let _ = sender.send(Event::Done(done.map(|_| ()).map_err(describe)));
+        });
+        let bar = bar(self.progress, 0, name);
+        loop {
+            match receiver.recv_timeout(STALL) {
+                Ok(Event::Size(size)) => bar.set_length(size),
+                Ok(Event::Bytes(n)) => bar.inc(n),
+                Ok(Event::Done(result)) => {
+                    bar.finish_and_clear();
+                    return result.map_err(|why| format!("{name}: {why}"));
+                }
+                Err(RecvTimeoutError::Timeout) => {
+                    return Err(format!("{name}: nothing came for {} s", STALL.as_secs()));
+                }
+                Err(RecvTimeoutError::Disconnected) => {
+                    return Err(format!("{name}: the download broke off"));
+                }
+            }
+        }
+    }
+}
+
+/// What a downloading thread tells.
+enum Event {
+    Size(u64),
+    Bytes(u64),
+    Done(std::result::Result<(), String>),
+}
+
+struct Report(Sender<Event>);
+
+impl Progress for Report {
+    fn init(&mut self, size: usize, _: &str) {
+        let _ = self.0.send(Event::Size(size as u64));
+    }
+    fn update(&mut self, size: usize) {
+        let _ = self.0.send(Event::Bytes(size as u64));
+    }
+    fn finish(&mut self) {}
+}
+
+/// Runs a request on a thread and waits for it no longer than [`ANSWER`].
+fn answer(
+    request: impl FnOnce() -> std::result::Result<RepoInfo, ApiError> + Send + 'static,
+) -> std::result::Result<RepoInfo, String> {
+    let (sender, receiver) = mpsc::channel();
+    std::thread::spawn(move || sender.send(request().map_err(describe)));
+    match receiver.recv_timeout(ANSWER) {
+        Ok(result) => result,
+        Err(RecvTimeoutError::Timeout) => Err(format!("no answer in {} s", ANSWER.as_secs())),
+        Err(RecvTimeoutError::Disconnected) => Err("the request broke off".into()),
+    }
+}
+
+fn describe(error: ApiError) -> String {
+    let text = one_line(error);
+    if text.contains("401") || text.contains("403") {
+        return format!("{text} (gated, private or misspelt: set HF_TOKEN if it is yours)");
+    }
+    text
+}
+
+/// Splits `org/name[@revision]`, refusing what could leave the cache directory.
+fn parse(repository: &str) -> Result<(&str, &str)> {
+    let (id, revision) = repository.split_once('@').unwrap_or((repository, "main"));
+    let part = |text: &str| {
+        !text.is_empty()
+            && !text.starts_with('.')
+            && text
+                .chars()
+                .all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+    };
+    let parts: Vec<&str> = id.split('/').collect();
+    if parts.len() == 2
+        && parts.iter().all(|p| part(p) && !p.contains(".."))
+        && revision.split('/').all(part)
+    {
+        return Ok((id, revision));
+    }
+    Err(Error::Usage(format!(
+        "`hub:{repository}` is not of the form hub:org/name[@revision]"
+    )))
+}
+
+/// [`Repo`] does not give its name back; its web address for models is the name.
+fn repo_id(repo: &Repo) -> String {
+    repo.url()
+}
+
+/// Which of a repository's files to take, the weights last.
+fn wanted(info: &RepoInfo) -> std::result::Result<Vec<String>, String> {
+    let names: Vec<&str> = info.siblings.iter().map(|s| s.rfilename.as_str()).collect();
+    if !names.contains(&"config.json") {
+        return Err("it has no config.json: not a model of the transformers layout".into());
+    }
+    let mut files = vec!["config.json".to_string()];
+    files.extend(
+        OPTIONAL
+            .iter()
+            .filter(|n| names.contains(n))
+            .map(|n| n.to_string()),
+    );
+    for weights in ["model.safetensors.index.json", "model.safetensors"] {
+        if names.contains(&weights) {
+            files.push(weights.into());
+            return Ok(files);
+        }
+    }
+    Err("it has no model.safetensors: choose a repository with safetensors".into())
+}
+
+/// The shard names of a downloaded index.
+fn shards(index: &std::path::Path) -> std::result::Result<Vec<String>, String> {
+    let json = super::source::read_json(index).map_err(one_line)?;
+    let map = json.get("weight_map").and_then(|m| m.as_object());
+    let mut names: Vec<String> = map
+        .into_iter()
+        .flat_map(|m| m.values())
+        .filter_map(|v| v.as_str())
+        .map(String::from)
+        .collect();
+    names.sort();
+    names.dedup();
+    let plain = |n: &String| !n.contains(['/', '\\']) && !n.starts_with('.');
+    match names.is_empty() || !names.iter().all(plain) {
+        true => Err("its index of shards makes no sense".into()),
+        false => Ok(names),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_split_and_checked() {
+        assert_eq!(parse("a/b").unwrap(), ("a/b", "main"));
+        assert_eq!(parse("a/b.c@refs/pr/1").unwrap(), ("a/b.c", "refs/pr/1"));
+        for bad in [
+            "", "a", "a/b/c", "../b", "a/..", "a/b@", "a/b@../x", "a b/c", "a/b@x y",
+        ] {
+            assert!(parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn an_unreachable_hub_fails_at_once_and_says_why() {
+        let dir = tempfile::tempdir().unwrap();
+        let hub = Hub {
+            cache: Some(dir.path().into()),
+            endpoint: Some("http://127.0.0.1:9/".into()),
+            token: None,
+            offline: false,
+            progress: false,
+        };
+        let start = std::time::Instant::now();
+        let message = hub.snapshot("org/name").unwrap_err().to_string();
+        assert!(message.starts_with("org/name: "), "{message}");
+        assert!(start.elapsed() < ANSWER);
+    }
+
+    #[test]
+    fn a_complete_snapshot_in_the_cache_needs_no_network() {
+        let dir = tempfile::tempdir().unwrap();
+        let hub = Hub {
+            cache: Some(dir.path().into()),
+            endpoint: None,
+            token: None,
+            offline: true,
+            progress: false,
+        };
+        let snapshot = dir.path().join("models--org--name/snapshots/abc");
+        std::fs::create_dir_all(&snapshot).unwrap();
+        std::fs::write(snapshot.join("config.json"), "{}").unwrap();
+        std::fs::create_dir_all(dir.path().join("models--org--name/refs")).unwrap();
+        std::fs::write(dir.path().join("models--org--name/refs/main"), "abc").unwrap();
+        let message = hub.snapshot("org/name").unwrap_err().to_string();
+        assert!(message.contains("offline"), "{message}");
+        std::fs::write(snapshot.join("model.safetensors"), "").unwrap();
+        assert_eq!(hub.snapshot("org/name").unwrap(), snapshot);
+        assert_eq!(hub.snapshot("org/name@abc").unwrap(), snapshot);
+    }
+}
