@@ -269,55 +269,5 @@ fn shards(index: &std::path::Path) -> std::result::Result<Vec<String>, String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_are_split_and_checked() {
-        assert_eq!(parse("a/b").unwrap(), ("a/b", "main"));
-        assert_eq!(parse("a/b.c@refs/pr/1").unwrap(), ("a/b.c", "refs/pr/1"));
-        for bad in [
-            "", "a", "a/b/c", "../b", "a/..", "a/b@", "a/b@../x", "a b/c", "a/b@x y",
-        ] {
-            assert!(parse(bad).is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn an_unreachable_hub_fails_at_once_and_says_why() {
-        let dir = tempfile::tempdir().unwrap();
-        let hub = Hub {
-            cache: Some(dir.path().into()),
-            endpoint: Some("http://127.0.0.1:9/".into()),
-            token: None,
-            offline: false,
-            progress: false,
-        };
-        let start = std::time::Instant::now();
-        let message = hub.snapshot("org/name").unwrap_err().to_string();
-        assert!(message.starts_with("org/name: "), "{message}");
-        assert!(start.elapsed() < ANSWER);
-    }
-
-    #[test]
-    fn a_complete_snapshot_in_the_cache_needs_no_network() {
-        let dir = tempfile::tempdir().unwrap();
-        let hub = Hub {
-            cache: Some(dir.path().into()),
-            endpoint: None,
-            token: None,
-            offline: true,
-            progress: false,
-        };
-        let snapshot = dir.path().join("models--org--name/snapshots/abc");
-        std::fs::create_dir_all(&snapshot).unwrap();
-        std::fs::write(snapshot.join("config.json"), "{}").unwrap();
-        std::fs::create_dir_all(dir.path().join("models--org--name/refs")).unwrap();
-        std::fs::write(dir.path().join("models--org--name/refs/main"), "abc").unwrap();
-        let message = hub.snapshot("org/name").unwrap_err().to_string();
-        assert!(message.contains("offline"), "{message}");
-        std::fs::write(snapshot.join("model.safetensors"), "").unwrap();
-        assert_eq!(hub.snapshot("org/name").unwrap(), snapshot);
-        assert_eq!(hub.snapshot("org/name@abc").unwrap(), snapshot);
-    }
-}
+#[path = "hub_tests.rs"]
+mod tests;

@@ -226,8 +226,13 @@ fn run(
             .find(|l| !l.is_empty() && l.contains(wanted))
             .map(one_line)
     };
-    let message = last("ERROR").or_else(|| last(""));
-    Ok(Err(message.unwrap_or_else(|| format!("failed ({status})"))))
+    let mut message = last("ERROR")
+        .or_else(|| last(""))
+        .unwrap_or_else(|| format!("failed ({status})"));
+    if text.contains("connection broken") {
+        message.push_str(" (the package index cannot be reached)");
+    }
+    Ok(Err(message))
 }
 
 /// Bytes of all files under a directory.
