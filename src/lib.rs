@@ -21,17 +21,20 @@
 //! * [`evaluate`] keeps every metric, of predictors and of schedules; [`report`] draws them.
 //! * [`config`] is the experiment file; [`cli`] the commands, a file each.
 
+pub mod cli;
 pub mod config;
 pub mod dataset;
 pub mod engine;
 pub mod error;
 pub mod evaluate;
 pub mod execute;
+pub mod experiment;
 pub mod instruction;
 pub mod kernel;
 pub mod lora;
 pub mod model;
 pub mod persist;
+pub mod predictor;
 pub mod schedule;
 pub mod train;
 

@@ -2,6 +2,8 @@
 //! (seed, temperature, finish reason) and its provenance in the file's metadata.
 
 pub mod build;
+pub mod embedded;
+pub mod import;
 mod parquet;
 pub mod plan;
 pub mod store;
@@ -27,6 +29,31 @@ pub enum Split {
     Train,
     Validation,
     Test,
+}
+
+impl Split {
+    pub fn name(self) -> &'static str {
+        match self {
+            Split::Train => "train",
+            Split::Validation => "validation",
+            Split::Test => "test",
+        }
+    }
+}
+
+impl std::str::FromStr for Split {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        [Split::Train, Split::Validation, Split::Test]
+            .into_iter()
+            .find(|split| split.name() == name)
+            .ok_or_else(|| {
+                Error::Usage(format!(
+                    "the split `{name}` is none of train, validation and test"
+                ))
+            })
+    }
 }
 
 /// One sampled response: a row of the dataset.
@@ -156,6 +183,16 @@ impl LengthDataset {
                     instances.len() - 1
                 });
             instances[at].samples.push(sample);
+        }
+        instances
+    }
+
+    /// The instructions predictors may be fitted on: those of the training split, or all where
+    /// the dataset has no splits.
+    pub fn training_instances(&self) -> Vec<Instance<'_>> {
+        let mut instances = self.instances();
+        if instances.iter().any(|i| i.split == Some(Split::Train)) {
+            instances.retain(|i| i.split == Some(Split::Train));
         }
         instances
     }

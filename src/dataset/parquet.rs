@@ -14,14 +14,6 @@ use super::{FinishReason, LengthDataset, Provenance, Sample, Split};
 /// Metadata keys are prefixed, so that they cannot collide with other tools'.
 const PREFIX: &str = "lenaware.";
 
-fn name_of(split: Split) -> &'static str {
-    match split {
-        Split::Train => "train",
-        Split::Validation => "validation",
-        Split::Test => "test",
-    }
-}
-
 impl LengthDataset {
     /// Writes the dataset whole or not at all.
     ///
@@ -43,7 +35,10 @@ impl LengthDataset {
                 "category",
                 rows.iter().map(|s| s.category.as_deref()).collect(),
             ),
-            column("split", rows.iter().map(|s| s.split.map(name_of)).collect()),
+            column(
+                "split",
+                rows.iter().map(|s| s.split.map(Split::name)).collect(),
+            ),
             column("sample", rows.iter().map(|s| s.sample).collect()),
             column("temperature", rows.iter().map(|s| s.temperature).collect()),
             column("seed", rows.iter().map(|s| s.seed).collect()),
@@ -168,12 +163,9 @@ fn samples_of(frame: &DataFrame) -> std::result::Result<Vec<Sample>, String> {
     (0..frame.height())
         .map(|row| {
             let lacks = |name: &str| format!("has no `{name}` in row {row}");
-            let split = match splits.as_ref().and_then(|s| text(s, row)).as_deref() {
+            let split = match splits.as_ref().and_then(|s| text(s, row)) {
+                Some(name) => Some(name.parse::<Split>().map_err(|e| e.to_string())?),
                 None => None,
-                Some("train") => Some(Split::Train),
-                Some("validation") => Some(Split::Validation),
-                Some("test") => Some(Split::Test),
-                Some(other) => return Err(format!("has an unknown split `{other}`")),
             };
             Ok(Sample {
                 instruction_id: text(&ids, row).ok_or_else(|| lacks("instruction_id"))?,

@@ -127,6 +127,9 @@ pub struct ArmRun {
     pub decode_s: f64,
     /// Predictor, prefill and decode: everything between the first and the last request.
     pub total_s: f64,
+    /// Live runs: hash of every served answer, to compare arms by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outputs_sha256: Option<String>,
     #[serde(skip)]
     pub batches: Vec<BatchRecord>,
     #[serde(skip)]

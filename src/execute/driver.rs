@@ -205,6 +205,7 @@ impl<'a> Ledger<'a> {
             prefill_s: self.prefill_s,
             decode_s: self.decode_s,
             total_s,
+            outputs_sha256: None,
             batches: self.batches,
             requests,
         })

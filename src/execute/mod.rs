@@ -3,12 +3,14 @@
 //! same for both, so that a schedule cannot know who runs it.
 
 pub mod driver;
+pub mod live;
 #[cfg(test)]
 mod paper_numbers;
 pub mod replay;
 pub mod step_time;
 
 pub use driver::run_arm;
+pub use live::{LiveExecutor, LiveRequest};
 pub use replay::ReplayExecutor;
 pub use step_time::StepTimeModel;
 

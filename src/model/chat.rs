@@ -65,11 +65,19 @@ impl ChatModel {
         self.llama.config()
     }
 
+    /// The text of the chat prompt that puts `instruction` to the model.
+    ///
+    /// # Errors
+    /// A template that cannot be rendered.
+    pub fn rendered(&self, instruction: &str) -> Result<String> {
+        self.template.render(instruction)
+    }
+
     /// The token ids of the chat prompt that puts `instruction` to the model.
     ///
     /// # Errors
     /// A template that cannot be rendered.
     pub fn prompt(&self, instruction: &str) -> Result<Vec<u32>> {
-        self.tokenizer.encode(&self.template.render(instruction)?)
+        self.tokenizer.encode(&self.rendered(instruction)?)
     }
 }

@@ -1,0 +1,118 @@
+//! The commands: each file holds one subcommand's arguments and its call into the library.
+//! Results go to stdout, progress and warnings to stderr.
+
+mod build_dataset;
+mod interrupt;
+mod progress;
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::error::{Error, Result};
+use crate::kernel::Team;
+
+/// Length perception for language models: measure, learn and use how long answers will be.
+#[derive(Parser)]
+#[command(name = "lenaware", version, propagate_version = true)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Flags of every command.
+#[derive(Args, Clone)]
+pub(crate) struct Global {
+    /// Where to compute: auto or cpu
+    #[arg(long, global = true, default_value = "auto", value_name = "DEVICE")]
+    device: String,
+    /// Threads [default: one a core]
+    #[arg(long, global = true, value_name = "N")]
+    threads: Option<usize>,
+    /// The seed that every random choice follows from
+    #[arg(long, global = true, default_value_t = 42, value_name = "SEED")]
+    seed: u64,
+    /// Print results as JSON
+    #[arg(long, global = true)]
+    json: bool,
+    /// Say more
+    #[arg(short, long, global = true, conflicts_with = "quiet")]
+    verbose: bool,
+    /// Show no progress
+    #[arg(short, long, global = true)]
+    quiet: bool,
+    /// Never use the network
+    #[arg(long, global = true)]
+    offline: bool,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    BuildDataset(build_dataset::Arguments),
+}
+
+/// Runs the process's command line.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are no errors; wrong usage exits with 2.
+            let _ = error.print();
+            return ExitCode::from(u8::from(error.use_stderr()) * 2);
+        }
+    };
+    match run(&cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {}", one_line(&error));
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+fn run(cli: &Cli) -> Result<()> {
+    let global = &cli.global;
+    if !["auto", "cpu"].contains(&global.device.as_str()) {
+        return Err(Error::Usage(format!(
+            "the device `{}` is not in this build: use --device cpu",
+            global.device
+        )));
+    }
+    match &cli.command {
+        Command::BuildDataset(arguments) => build_dataset::run(global, arguments),
+    }
+}
+
+fn one_line(error: &Error) -> String {
+    error
+        .to_string()
+        .split_whitespace()
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+impl Global {
+    fn team(&self) -> Arc<Team> {
+        self.threads.map_or_else(Team::of_the_machine, Team::new)
+    }
+
+    /// Whether progress may be drawn.
+    fn shows_progress(&self) -> bool {
+        !self.quiet
+    }
+}
+
+/// Refuses an output file that is there already: results are never overwritten.
+fn must_not_exist(path: &Path) -> Result<()> {
+    if path.exists() {
+        return Err(Error::Usage(format!(
+            "{} is there already: give another --out or remove it",
+            path.display()
+        )));
+    }
+    Ok(())
+}

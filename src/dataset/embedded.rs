@@ -1,0 +1,37 @@
+//! The dataset that comes with the tool: SmolLM2-135M's answers to the project's own 640
+//! instructions at four temperatures, sampled by `build-dataset`.
+
+use std::path::Path;
+
+use crate::error::Result;
+
+use super::LengthDataset;
+
+/// How the embedded dataset is named wherever a path to one is taken.
+pub const EMBEDDED: &str = "embedded";
+
+/// Reads the embedded dataset.
+///
+/// # Errors
+/// Never in a build whose tests passed.
+pub fn embedded() -> Result<LengthDataset> {
+    LengthDataset::from_parquet_bytes(
+        Path::new("datasets/smollm2-135m/dataset.parquet"),
+        include_bytes!("../../datasets/smollm2-135m/dataset.parquet"),
+    )
+}
+
+/// Reads the dataset that `name` stands for: `embedded`, a Parquet file, or a folder that
+/// `build-dataset` finished.
+///
+/// # Errors
+/// A file that is missing, malformed or empty.
+pub fn open(name: &Path) -> Result<LengthDataset> {
+    if name == Path::new(EMBEDDED) {
+        return embedded();
+    }
+    if name.is_dir() {
+        return LengthDataset::read_parquet(&name.join(super::store::DATASET));
+    }
+    LengthDataset::read_parquet(name)
+}

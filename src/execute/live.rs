@@ -1,0 +1,284 @@
+//! The live executor: the real model generates every token, and time is wall time.
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::Instant;
+
+use sha2::{Digest, Sha256};
+
+use crate::dataset::FinishReason;
+use crate::engine::{Batching, Engine, Observer, Request, Response, RunStats};
+use crate::error::{Error, Result};
+use crate::model::llama::Llama;
+use crate::schedule::MicroBatch;
+
+use super::{BatchRun, ContinuousMember, ContinuousRun, Executor, MemberRun};
+
+/// A request of the workload as the model gets it.
+#[derive(Debug, Clone)]
+pub struct LiveRequest {
+    pub prompt: Arc<[u32]>,
+    /// 0 means greedy.
+    pub temperature: f32,
+    pub seed: u64,
+}
+
+/// Runs micro-batches on a model. Shared prefixes are computed for every request, so that no
+/// arm gains from what another left in the cache.
+pub struct LiveExecutor<'m> {
+    model: &'m Llama,
+    requests: &'m [LiveRequest],
+    max_new_tokens: usize,
+    /// Asked after every step whether to stop.
+    stop: &'m dyn Fn() -> ControlFlow<()>,
+    outputs: BTreeMap<usize, Vec<u32>>,
+}
+
+impl<'m> LiveExecutor<'m> {
+    pub fn new(
+        model: &'m Llama,
+        requests: &'m [LiveRequest],
+        max_new_tokens: usize,
+        stop: &'m dyn Fn() -> ControlFlow<()>,
+    ) -> LiveExecutor<'m> {
+        LiveExecutor {
+            model,
+            requests,
+            max_new_tokens,
+            stop,
+            outputs: BTreeMap::new(),
+        }
+    }
+
+    /// The tokens served so far, by request.
+    pub fn outputs(&self) -> &BTreeMap<usize, Vec<u32>> {
+        &self.outputs
+    }
+
+    /// A hash of every answer served: equal for two arms if and only if (for all practical
+    /// purposes) each request got the same tokens from both.
+    pub fn outputs_sha256(&self) -> String {
+        let mut hash = Sha256::new();
+        for (request, tokens) in &self.outputs {
+            hash.update((*request as u64).to_le_bytes());
+            hash.update((tokens.len() as u64).to_le_bytes());
+            for token in tokens {
+                hash.update(token.to_le_bytes());
+            }
+        }
+        crate::dataset::plan::hex(&hash.finalize())
+    }
+
+    fn generate(
+        &mut self,
+        members: &[usize],
+        slots: usize,
+        cap: usize,
+        batching: Batching,
+    ) -> Result<(Watch<'m>, RunStats)> {
+        let longest = members
+            .iter()
+            .map(|&m| self.requests[m].prompt.len())
+            .max()
+            .unwrap_or(0);
+        let mut engine =
+            Engine::new(self.model, slots.min(members.len()), longest + cap)?.share_prefixes(false);
+        let requests = self.requests;
+        let mut queue = members.iter().map(|&id| Request {
+            id,
+            prompt: requests[id].prompt.clone(),
+            max_new_tokens: cap,
+            temperature: requests[id].temperature,
+            seed: requests[id].seed,
+        });
+        let mut watch = Watch {
+            begun: Instant::now(),
+            finished: Vec::new(),
+            stop: self.stop,
+            stopped: false,
+        };
+        let stats = engine.generate(&mut || queue.next(), batching, &mut watch)?;
+        if watch.stopped {
+            return Err(Error::Interrupted("stopped within an arm".into()));
+        }
+        Ok((watch, stats))
+    }
+}
+
+/// Notes each response with the time it came.
+struct Watch<'m> {
+    begun: Instant,
+    finished: Vec<(Response, f64)>,
+    stop: &'m dyn Fn() -> ControlFlow<()>,
+    stopped: bool,
+}
+
+impl Observer for Watch<'_> {
+    fn finished(&mut self, response: Response) -> Result<()> {
+        let at = self.begun.elapsed().as_secs_f64();
+        self.finished.push((response, at));
+        Ok(())
+    }
+
+    fn stepped(&mut self, _stats: &RunStats) -> ControlFlow<()> {
+        let flow = (self.stop)();
+        self.stopped = flow.is_break();
+        flow
+    }
+}
+
+impl Executor for LiveExecutor<'_> {
+    fn run_batch(&mut self, batch: &MicroBatch, batching: Batching) -> Result<BatchRun> {
+        let cap = batch.cap.min(self.max_new_tokens);
+        let (watch, stats) = self.generate(&batch.members, batch.members.len(), cap, batching)?;
+        let mut by_request: BTreeMap<usize, Response> = watch
+            .finished
+            .into_iter()
+            .map(|(response, _)| (response.id, response))
+            .collect();
+        let mut members = Vec::with_capacity(batch.members.len());
+        for &request in &batch.members {
+            let response = by_request.remove(&request).ok_or_else(|| {
+                Error::Numeric(format!(
+                    "the engine returned no answer to request {request}"
+                ))
+            })?;
+            let finished = response.finish_reason == FinishReason::Stop
+                || response.tokens.len() >= self.max_new_tokens;
+            members.push(MemberRun {
+                request,
+                tokens: response.tokens.len(),
+                finished,
+            });
+            if finished {
+                self.outputs.insert(request, response.tokens);
+            }
+        }
+        Ok(BatchRun {
+            members,
+            steps: stats.steps,
+            computed_tokens: stats.computed_tokens,
+            prefill_s: stats.prefill_s,
+            decode_s: stats.decode_s,
+        })
+    }
+
+    fn run_continuous(&mut self, order: &[usize], slots: usize) -> Result<ContinuousRun> {
+        let (watch, stats) =
+            self.generate(order, slots, self.max_new_tokens, Batching::Continuous)?;
+        let mut members = Vec::with_capacity(order.len());
+        for (response, finish_s) in watch.finished {
+            members.push(ContinuousMember {
+                request: response.id,
+                tokens: response.tokens.len(),
+                finish_s,
+            });
+            self.outputs.insert(response.id, response.tokens);
+        }
+        Ok(ContinuousRun {
+            members,
+            steps: stats.steps,
+            computed_tokens: stats.computed_tokens,
+            prefill_s: stats.prefill_s,
+            decode_s: stats.decode_s,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::execute::{ReplayExecutor, StepTimeModel, run_arm};
+    use crate::kernel::Team;
+    use crate::model::{Checkpoint, ModelConfig};
+    use crate::schedule::{Fcr, ScheduleOptions, Scheduling, VbsTable};
+
+    fn options(scheduling: Scheduling, fcr: Fcr, batching: Batching) -> ScheduleOptions {
+        ScheduleOptions {
+            group_size: 12,
+            batch_size: 4,
+            max_new_tokens: 24,
+            scheduling,
+            binning: if fcr == Fcr::Off { 0 } else { 5 },
+            vbs: (fcr != Fcr::Off).then(VbsTable::default),
+            fcr,
+            batching,
+        }
+    }
+
+    #[test]
+    fn every_arm_serves_the_same_answers_and_replay_counts_the_same_tokens() {
+        let checkpoint = Checkpoint::random(&ModelConfig::tiny(), 7).unwrap();
+        let model = Llama::new(&checkpoint, Team::new(2)).unwrap();
+        let requests: Vec<LiveRequest> = (0..30)
+            .map(|id: u32| LiveRequest {
+                prompt: (0..3 + id % 7)
+                    .map(|i| 3 + (i * 5 + id) % 60)
+                    .collect::<Vec<u32>>()
+                    .into(),
+                temperature: [0.0, 0.9][id as usize % 2],
+                seed: u64::from(id),
+            })
+            .collect();
+        let go_on = || ControlFlow::Continue(());
+        let order: Vec<usize> = (0..30).rev().collect();
+        // Bad guesses: some requests fail their first attempt.
+        let predictions: Vec<f64> = (0..30).map(|i| f64::from(i * 7 % 23 + 1)).collect();
+        let mut lengths: Option<Vec<usize>> = None;
+        let mut hashes = Vec::new();
+        for options in [
+            options(Scheduling::None, Fcr::Off, Batching::Static),
+            options(Scheduling::None, Fcr::Off, Batching::Compacting),
+            options(Scheduling::None, Fcr::Off, Batching::Continuous),
+            options(Scheduling::Sorted, Fcr::Off, Batching::Static),
+            options(Scheduling::Sorted, Fcr::Recompute, Batching::Static),
+        ] {
+            let mut live = LiveExecutor::new(&model, &requests, 24, &go_on);
+            let run = run_arm(&mut live, "a", 1, &order, &predictions, &options, 0.0).unwrap();
+            hashes.push(live.outputs_sha256());
+            let lengths =
+                lengths.get_or_insert_with(|| live.outputs().values().map(Vec::len).collect());
+            assert!(options.fcr == Fcr::Off || run.requests.iter().any(|r| r.failed));
+            let prompts: Vec<usize> = requests.iter().map(|r| r.prompt.len()).collect();
+            let mut replay = ReplayExecutor::new(lengths, &prompts, 24, StepTimeModel::paper());
+            let simulated =
+                run_arm(&mut replay, "a", 1, &order, &predictions, &options, 0.0).unwrap();
+            let counts = |run: &crate::evaluate::summary::ArmRun| {
+                run.batches
+                    .iter()
+                    .map(|b| {
+                        (
+                            b.rows,
+                            b.cap,
+                            b.computed_tokens,
+                            b.useful_tokens,
+                            b.failed_tokens,
+                        )
+                    })
+                    .collect::<Vec<_>>()
+            };
+            assert_eq!(counts(&run), counts(&simulated));
+        }
+        assert!(hashes.windows(2).all(|w| w[0] == w[1]));
+    }
+
+    #[test]
+    fn a_stop_is_obeyed() {
+        let checkpoint = Checkpoint::random(&ModelConfig::tiny(), 7).unwrap();
+        let model = Llama::new(&checkpoint, Team::new(1)).unwrap();
+        let requests = [LiveRequest {
+            prompt: vec![5, 6].into(),
+            temperature: 0.0,
+            seed: 0,
+        }];
+        let stop = || ControlFlow::Break(());
+        let mut live = LiveExecutor::new(&model, &requests, 24, &stop);
+        let batch = MicroBatch {
+            members: vec![0],
+            cap: 24,
+        };
+        let error = live.run_batch(&batch, Batching::Static).unwrap_err();
+        assert!(matches!(error, Error::Interrupted(_)));
+    }
+}

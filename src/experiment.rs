@@ -1,0 +1,422 @@
+//! Runs an experiment file: arms x seeds on an executor, into a run directory, resumable by
+//! arm and seed. Seeds are the outer loop, so that a drift of the machine hits all arms alike.
+
+use std::collections::HashMap;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use rand::Rng;
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::SeedableRng;
+
+use crate::config::{Arm, ExecutorKind, Experiment, Served};
+use crate::dataset::embedded;
+use crate::dataset::{Instance, LengthDataset, Split};
+use crate::error::{Error, Result};
+use crate::evaluate::accounting::summarise_arm;
+use crate::evaluate::summary::{ArmRun, ExecutorSummary, Summary};
+use crate::execute::{Executor, LiveExecutor, LiveRequest, ReplayExecutor, StepTimeModel, run_arm};
+use crate::model::ChatModel;
+use crate::predictor::{Query, Workshop, training_lengths};
+use crate::report::{RunDirectory, draw_run, environment};
+use crate::schedule::{Batching, MicroBatch, arrival_order};
+
+/// The requests of an experiment, in the order of the dataset.
+pub struct Workload<'d> {
+    pub instances: Vec<Instance<'d>>,
+    served: Served,
+}
+
+impl<'d> Workload<'d> {
+    /// The instructions of the experiment's split, as many as it asks for.
+    ///
+    /// # Errors
+    /// An empty split, or an instruction without a sample at the served temperature.
+    pub fn of(experiment: &Experiment, dataset: &'d LengthDataset) -> Result<Workload<'d>> {
+        let asked = &experiment.workload;
+        let mut instances = dataset.instances();
+        if asked.split.is_some() {
+            instances.retain(|i| i.split == asked.split);
+        }
+        instances.truncate(asked.limit.unwrap_or(usize::MAX));
+        if instances.is_empty() {
+            return Err(Error::Usage(format!(
+                "the workload is empty: {} has no instructions of the split `{}`",
+                asked.dataset,
+                asked.split.map_or("all", Split::name)
+            )));
+        }
+        let workload = Workload {
+            instances,
+            served: asked.served,
+        };
+        workload.lengths(0)?;
+        Ok(workload)
+    }
+
+    /// Served response lengths by request, tokens.
+    ///
+    /// # Errors
+    /// An instruction without a sample at the served temperature.
+    pub fn lengths(&self, seed: u64) -> Result<Vec<usize>> {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        self.instances
+            .iter()
+            .map(|instance| {
+                let sample = match self.served {
+                    Served::Temperature(t) => instance
+                        .samples
+                        .iter()
+                        .find(|s| s.temperature == t)
+                        .ok_or_else(|| {
+                            Error::Usage(format!(
+                                "the instruction `{}` has no sample at temperature {t}: change \
+                                 `served`",
+                                instance.instruction_id
+                            ))
+                        })?,
+                    Served::Random => {
+                        &instance.samples[rng.random_range(0..instance.samples.len())]
+                    }
+                };
+                Ok(sample.response_tokens as usize)
+            })
+            .collect()
+    }
+
+    fn prompt_tokens(&self) -> Vec<usize> {
+        self.instances
+            .iter()
+            .map(|i| i.samples[0].prompt_tokens as usize)
+            .collect()
+    }
+
+    fn live_requests(&self, chat: &ChatModel) -> Result<Vec<LiveRequest>> {
+        let temperature = match self.served {
+            Served::Temperature(t) => t,
+            Served::Random => {
+                return Err(Error::Usage(
+                    "`served = \"random\"` needs recorded answers: use `kind = \"replay\"`".into(),
+                ));
+            }
+        };
+        self.instances
+            .iter()
+            .map(|instance| {
+                let sample = instance
+                    .samples
+                    .iter()
+                    .find(|s| s.temperature == temperature);
+                Ok(LiveRequest {
+                    prompt: chat.prompt(instance.instruction)?.into(),
+                    temperature,
+                    seed: sample.map_or(0, |s| s.seed),
+                })
+            })
+            .collect()
+    }
+}
+
+/// What [`run`] tells while it goes on.
+pub struct Progress<'a> {
+    pub arm: &'a str,
+    pub seed: u64,
+    /// Arms x seeds done and to do.
+    pub done: usize,
+    pub total: usize,
+}
+
+/// How a run is to be begun.
+pub struct RunOptions<'a> {
+    /// `results/`, or wherever runs are kept.
+    pub root: &'a Path,
+    /// Go on with the latest run of the same experiment, if it is unfinished.
+    pub resume: bool,
+    pub on_progress: &'a dyn Fn(&Progress<'_>),
+    pub stop: &'a dyn Fn() -> ControlFlow<()>,
+}
+
+/// A finished run.
+pub struct Run {
+    pub directory: PathBuf,
+    pub report: PathBuf,
+    pub summary: Summary,
+}
+
+/// Runs every arm under every seed.
+///
+/// # Errors
+/// Anything wrong with dataset, model or predictors (before the first arm runs), or
+/// [`Error::Interrupted`]; finished arms are kept then.
+pub fn run(experiment: &Experiment, workshop: &Workshop, options: &RunOptions<'_>) -> Result<Run> {
+    let dataset = embedded::open(Path::new(&experiment.workload.dataset))?;
+    let workload = Workload::of(experiment, &dataset)?;
+    let queries = Queries::of(experiment, &dataset, workshop)?;
+    let stage = Stage::of(experiment, &workload, workshop)?;
+    let config = experiment.to_toml()?;
+    let directory = open_directory(experiment, &config, options)?;
+    let mut runs = directory.finished_arms()?;
+    let total = experiment.seeds.len() * experiment.arms.len();
+    stage.warm_up(experiment)?;
+    for &seed in &experiment.seeds {
+        for arm in &experiment.arms {
+            if runs.iter().any(|r| r.arm == arm.name && r.seed == seed) {
+                continue;
+            }
+            (options.on_progress)(&Progress {
+                arm: &arm.name,
+                seed,
+                done: runs.len(),
+                total,
+            });
+            let outcome = stage.run(arm, seed, &workload, &queries, options.stop);
+            let finished = match outcome {
+                Err(Error::Interrupted(_)) => return Err(interrupted(&directory, &runs, total)),
+                other => other?,
+            };
+            runs.push(finished);
+            // The large tables first: an arm that is listed is complete.
+            directory.write_batches(&runs)?;
+            directory.write_requests(&runs)?;
+            if let Some(run) = runs.last() {
+                directory.append_arm(run)?;
+            }
+            if (options.stop)().is_break() && runs.len() < total {
+                return Err(interrupted(&directory, &runs, total));
+            }
+        }
+    }
+    let summary = summarise(experiment, &stage, &runs);
+    directory.write_summary(&summary)?;
+    let report = draw_run(directory.path())?;
+    Ok(Run {
+        directory: directory.path().to_path_buf(),
+        report,
+        summary,
+    })
+}
+
+fn interrupted(directory: &RunDirectory, runs: &[ArmRun], total: usize) -> Error {
+    Error::Interrupted(format!(
+        "stopped with {} of {total} arms kept in {}: the same command with --resume continues",
+        runs.len(),
+        directory.path().display()
+    ))
+}
+
+fn open_directory(
+    experiment: &Experiment,
+    config: &str,
+    options: &RunOptions<'_>,
+) -> Result<RunDirectory> {
+    if options.resume
+        && let Some(latest) = RunDirectory::latest(options.root, &experiment.name)?
+    {
+        let path = latest.path().join("config.toml");
+        let begun = std::fs::read_to_string(&path).map_err(|e| Error::io(&path, e))?;
+        if begun == config {
+            return Ok(latest);
+        }
+        return Err(Error::Usage(format!(
+            "the latest run, {}, was begun with another configuration: run without --resume",
+            latest.path().display()
+        )));
+    }
+    let directory = RunDirectory::create(options.root, &experiment.name)?;
+    directory.write_config(config)?;
+    directory.write_environment(&environment())?;
+    Ok(directory)
+}
+
+/// Where arms are run.
+enum Stage {
+    Live {
+        chat: std::sync::Arc<ChatModel>,
+        requests: Vec<LiveRequest>,
+    },
+    Replay {
+        prompt_tokens: Vec<usize>,
+        step_time: StepTimeModel,
+    },
+}
+
+impl Stage {
+    fn of(experiment: &Experiment, workload: &Workload<'_>, workshop: &Workshop) -> Result<Stage> {
+        Ok(match experiment.executor.kind {
+            ExecutorKind::Live => {
+                let chat = workshop.chat()?;
+                let requests = workload.live_requests(&chat)?;
+                Stage::Live { chat, requests }
+            }
+            ExecutorKind::Replay => Stage::Replay {
+                prompt_tokens: workload.prompt_tokens(),
+                step_time: StepTimeModel::load(&experiment.executor.step_time)?,
+            },
+        })
+    }
+
+    /// Touches the weights and wakes the threads, so that the first arm does not pay for it.
+    fn warm_up(&self, experiment: &Experiment) -> Result<()> {
+        let Stage::Live { chat, requests } = self else {
+            return Ok(());
+        };
+        let size = experiment.arms[0].schedule.batch_size.min(requests.len());
+        let go_on = || ControlFlow::Continue(());
+        let batch = MicroBatch {
+            members: (0..size).collect(),
+            cap: 8,
+        };
+        LiveExecutor::new(chat.llama(), requests, 8, &go_on)
+            .run_batch(&batch, Batching::Static)
+            .map(|_| ())
+    }
+
+    fn run(
+        &self,
+        arm: &Arm,
+        seed: u64,
+        workload: &Workload<'_>,
+        queries: &Queries,
+        stop: &dyn Fn() -> ControlFlow<()>,
+    ) -> Result<ArmRun> {
+        let lengths = workload.lengths(seed)?;
+        let order = arrival_order(lengths.len(), seed);
+        let most = arm.schedule.max_new_tokens;
+        let begun = Instant::now();
+        let predictions = queries.predict(arm, workload, &lengths)?;
+        let predict_s = begun.elapsed().as_secs_f64();
+        match self {
+            Stage::Live { chat, requests } => {
+                let mut executor = LiveExecutor::new(chat.llama(), requests, most, stop);
+                // Vanilla and every other arm that ignores predictions do not wait for them.
+                let waits = arm.schedule.scheduling != crate::schedule::Scheduling::None;
+                let mut run = run_arm(
+                    &mut executor,
+                    &arm.name,
+                    seed,
+                    &order,
+                    &predictions,
+                    &arm.schedule,
+                    if waits { predict_s } else { 0.0 },
+                )?;
+                run.outputs_sha256 = Some(executor.outputs_sha256());
+                Ok(run)
+            }
+            Stage::Replay {
+                prompt_tokens,
+                step_time,
+            } => {
+                let mut executor =
+                    ReplayExecutor::new(&lengths, prompt_tokens, most, step_time.clone());
+                // Simulated time knows nothing of what predicting costs on other hardware.
+                run_arm(
+                    &mut executor,
+                    &arm.name,
+                    seed,
+                    &order,
+                    &predictions,
+                    &arm.schedule,
+                    0.0,
+                )
+            }
+        }
+    }
+
+    fn describe(&self, experiment: &Experiment) -> ExecutorSummary {
+        match self {
+            Stage::Live { chat, .. } => ExecutorSummary::Live {
+                device: format!("CPU, {} threads, f32", chat.llama().team().threads()),
+                model: experiment.executor.model.clone(),
+            },
+            Stage::Replay { step_time, .. } => ExecutorSummary::Replay {
+                step_time: step_time.name.clone(),
+            },
+        }
+    }
+}
+
+/// The predictors of the arms, made once, with the training lengths of each label.
+struct Queries {
+    predictors: HashMap<String, Box<dyn crate::predictor::Predictor>>,
+}
+
+impl Queries {
+    fn of(
+        experiment: &Experiment,
+        dataset: &LengthDataset,
+        workshop: &Workshop,
+    ) -> Result<Queries> {
+        let mut predictors = HashMap::new();
+        for arm in &experiment.arms {
+            let key = predictor_key(arm);
+            if predictors.contains_key(&key) {
+                continue;
+            }
+            let training = training_lengths(&dataset.training_instances(), arm.label);
+            predictors.insert(key, workshop.predictor(&arm.predictor, &training)?);
+        }
+        Ok(Queries { predictors })
+    }
+
+    fn predict(&self, arm: &Arm, workload: &Workload<'_>, lengths: &[usize]) -> Result<Vec<f64>> {
+        let queries: Vec<Query<'_>> = workload
+            .instances
+            .iter()
+            .zip(lengths)
+            .map(|(instance, served)| Query {
+                instruction_id: instance.instruction_id,
+                instruction: instance.instruction,
+                label: instance.label(arm.label),
+                served: Some(*served as f64),
+            })
+            .collect();
+        let predictions = self.predictors[&predictor_key(arm)].predict(&queries)?;
+        Ok(predictions.into_iter().map(|p| p.tokens).collect())
+    }
+}
+
+fn predictor_key(arm: &Arm) -> String {
+    format!("{} {}", arm.predictor, arm.label)
+}
+
+fn summarise(experiment: &Experiment, stage: &Stage, runs: &[ArmRun]) -> Summary {
+    let runs_of =
+        |arm: &Arm| -> Vec<ArmRun> { runs.iter().filter(|r| r.arm == arm.name).cloned().collect() };
+    let vanilla = runs_of(&experiment.arms[experiment.vanilla()]);
+    let arms = experiment
+        .arms
+        .iter()
+        .map(|arm| {
+            let own = runs_of(arm);
+            let mut summary = summarise_arm(
+                &arm.name,
+                &arm.predictor,
+                &arm.schedule,
+                &own,
+                Some(&vanilla),
+            );
+            summary.outputs_equal_vanilla = same_outputs(&own, &vanilla);
+            summary
+        })
+        .collect();
+    Summary {
+        experiment: experiment.name.clone(),
+        created: jiff::Timestamp::now()
+            .strftime("%Y-%m-%dT%H:%M:%SZ")
+            .to_string(),
+        executor: stage.describe(experiment),
+        arms,
+    }
+}
+
+/// Whether every answer equals vanilla's of the same seed; none where nothing was generated.
+fn same_outputs(own: &[ArmRun], vanilla: &[ArmRun]) -> Option<bool> {
+    own.iter()
+        .map(|run| {
+            let hash = run.outputs_sha256.as_ref()?;
+            let other = vanilla.iter().find(|v| v.seed == run.seed)?;
+            Some(other.outputs_sha256.as_ref()? == hash)
+        })
+        .try_fold(true, |all, same| Some(all && same?))
+}

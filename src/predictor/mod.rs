@@ -1,0 +1,214 @@
+//! Everything that foresees the length of an answer, behind one trait, a file each.
+
+pub mod asked;
+pub mod baseline;
+pub mod from_file;
+pub mod known;
+pub mod ridge;
+pub mod states;
+pub mod stored;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::dataset::{Instance, Label};
+use crate::error::{Error, Result};
+use crate::evaluate::statistics::median;
+use crate::kernel::Team;
+use crate::model::{ChatModel, Checkpoint, llama::Llama, resolve};
+
+/// A request whose answer's length is asked for.
+#[derive(Debug, Clone, Copy)]
+pub struct Query<'a> {
+    pub instruction_id: &'a str,
+    pub instruction: &'a str,
+    /// The label over the recorded samples: only `ground-truth` may look.
+    pub label: f64,
+    /// The length of the very answer that will be served: only `oracle` may look.
+    pub served: Option<f64>,
+}
+
+/// A predicted length in tokens.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Prediction {
+    pub tokens: f64,
+    /// The model's answer held no number, and `tokens` is the fallback.
+    pub unparsable: bool,
+}
+
+impl Prediction {
+    pub fn of(tokens: f64) -> Prediction {
+        Prediction {
+            tokens,
+            unparsable: false,
+        }
+    }
+}
+
+/// Foresees lengths.
+pub trait Predictor {
+    /// As in tables: the word or the folder it was named by.
+    fn name(&self) -> &str;
+
+    /// One prediction a query, in order.
+    ///
+    /// # Errors
+    /// A prompt that does not fit the model, or a query it cannot answer.
+    fn predict(&self, queries: &[Query<'_>]) -> Result<Vec<Prediction>>;
+}
+
+/// Words that name a predictor without training.
+pub const BARE_WORDS: [&str; 5] = [
+    "constant",
+    "input-length",
+    "perception-only",
+    "ground-truth",
+    "oracle",
+];
+
+/// What predictors are made from: a model if one needs it, loaded once.
+pub struct Workshop {
+    team: Arc<Team>,
+    model: String,
+    show_progress: bool,
+    offline: bool,
+    chat: std::cell::OnceCell<Arc<ChatModel>>,
+}
+
+/// A training instruction as the cheapest predictors see it.
+#[derive(Debug, Clone, Copy)]
+pub struct TrainingLength {
+    /// Words of the instruction.
+    pub words: f64,
+    /// Its label, tokens.
+    pub label: f64,
+}
+
+/// The training lengths of some instructions under a label.
+pub fn training_lengths(instances: &[Instance<'_>], label: Label) -> Vec<TrainingLength> {
+    instances
+        .iter()
+        .map(|i| TrainingLength {
+            words: baseline::words(i.instruction),
+            label: i.label(label),
+        })
+        .collect()
+}
+
+fn training_median(training: &[TrainingLength]) -> Result<f64> {
+    if training.is_empty() {
+        return Err(Error::Usage(
+            "there is no training split to take a median length from".into(),
+        ));
+    }
+    let labels: Vec<f64> = training.iter().map(|t| t.label).collect();
+    Ok(median(&labels))
+}
+
+impl Workshop {
+    /// `model` is what models are named by on the command line; it is only loaded when asked
+    /// for.
+    pub fn new(model: &str, team: Arc<Team>, show_progress: bool, offline: bool) -> Workshop {
+        Workshop {
+            team,
+            model: model.to_string(),
+            show_progress,
+            offline,
+            chat: std::cell::OnceCell::new(),
+        }
+    }
+
+    pub fn team(&self) -> &Arc<Team> {
+        &self.team
+    }
+
+    /// The model, loaded at the first call.
+    ///
+    /// # Errors
+    /// If it cannot be had or read.
+    pub fn chat(&self) -> Result<Arc<ChatModel>> {
+        if let Some(chat) = self.chat.get() {
+            return Ok(chat.clone());
+        }
+        let files = resolve(&self.model, self.show_progress, self.offline)?;
+        let chat = Arc::new(ChatModel::load(&files, self.team.clone())?);
+        Ok(self.chat.get_or_init(|| chat).clone())
+    }
+
+    /// Takes a model that is loaded already.
+    pub fn set_chat(&self, chat: Arc<ChatModel>) {
+        let _ = self.chat.set(chat);
+    }
+
+    /// The predictor that `spec` names: a bare word, `file:predictions.jsonl`, or a folder
+    /// written by `finetune` (a path with a `/` in it). `training` is what `constant` and
+    /// `input-length` are fitted on, and whose median stands in for answers without a number.
+    ///
+    /// # Errors
+    /// An unknown name, an unreadable folder, a model that cannot be had.
+    pub fn predictor(&self, spec: &str, training: &[TrainingLength]) -> Result<Box<dyn Predictor>> {
+        if let Some(path) = spec.strip_prefix("file:") {
+            return Ok(Box::new(from_file::FromFile::read(spec, Path::new(path))?));
+        }
+        if spec.contains('/') || spec == "." || spec == ".." {
+            return self.stored(spec, training);
+        }
+        Ok(match spec {
+            "constant" => Box::new(baseline::Constant::new(training_median(training)?)),
+            "input-length" => Box::new(baseline::InputLength::fit(training)?),
+            "ground-truth" => Box::new(known::GroundTruth),
+            "oracle" => Box::new(known::Oracle),
+            "perception-only" => Box::new(asked::Asked::new(
+                spec,
+                self.chat()?,
+                training_median(training)?,
+            )),
+            _ => {
+                return Err(Error::Usage(format!(
+                    "there is no predictor `{spec}`: use {}, file:FILE, or the path of a trained \
+                     one with a `/` in it",
+                    BARE_WORDS.join(", ")
+                )));
+            }
+        })
+    }
+
+    fn stored(&self, spec: &str, training: &[TrainingLength]) -> Result<Box<dyn Predictor>> {
+        let dir = Path::new(spec);
+        let Some(description) = stored::Description::read(dir)? else {
+            // A foreign PEFT folder is taken as instruction tuning.
+            return self.tuned(spec, dir, None, training);
+        };
+        match description.kind {
+            stored::Kind::Ridge => {
+                let chat = self.chat()?;
+                description.check_model(dir, chat.sha256())?;
+                Ok(Box::new(ridge::Ridge::read(spec, dir, chat)?))
+            }
+            stored::Kind::Lora => self.tuned(spec, dir, Some(&description), training),
+        }
+    }
+
+    fn tuned(
+        &self,
+        spec: &str,
+        dir: &Path,
+        description: Option<&stored::Description>,
+        training: &[TrainingLength],
+    ) -> Result<Box<dyn Predictor>> {
+        let adapter = crate::lora::peft::read(dir)?;
+        let files = resolve(&self.model, self.show_progress, self.offline)?;
+        if let Some(description) = description {
+            description.check_model(dir, &files.sha256()?)?;
+        }
+        let mut checkpoint = Checkpoint::load(&files)?;
+        adapter.merge_into(&mut checkpoint)?;
+        let llama = Llama::new(&checkpoint, self.team.clone())?;
+        let chat = Arc::new(ChatModel::with_llama(&files, llama)?);
+        let fallback = match description {
+            Some(description) => description.training_median,
+            None => training_median(training)?,
+        };
+        Ok(Box::new(asked::Asked::new(spec, chat, fallback)))
+    }
+}

@@ -1,0 +1,83 @@
+//! `predictor.json`: what a trained predictor's folder says of itself.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::persist;
+
+const FILE: &str = "predictor.json";
+
+/// Which file of this module reads the rest of the folder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// A PEFT adapter for the perception-only prompt.
+    Lora,
+    /// Ridge regression on a hidden state of the untuned model.
+    Ridge,
+}
+
+/// A trained predictor, described.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Description {
+    pub kind: Kind,
+    /// `max`, `mean` or a quantile.
+    pub label: String,
+    pub model: String,
+    pub model_sha256: String,
+    /// Path or name of the dataset, and how many instructions it was trained on.
+    pub dataset: String,
+    pub training_instructions: usize,
+    /// Median training label: predicted where the model's answer holds no number.
+    pub training_median: f64,
+    pub tool_version: String,
+}
+
+impl Description {
+    /// # Errors
+    /// If the folder cannot be written.
+    pub fn write(&self, dir: &Path) -> Result<()> {
+        let text = serde_json::to_string_pretty(self).unwrap_or_default();
+        persist::write(&dir.join(FILE), text.as_bytes())
+    }
+
+    /// The description in `dir`, or none where there is no `predictor.json`.
+    ///
+    /// # Errors
+    /// A folder that is not there, or a damaged file.
+    pub fn read(dir: &Path) -> Result<Option<Description>> {
+        if !dir.is_dir() {
+            return Err(Error::Usage(format!(
+                "{}: there is no such folder: train a predictor with `lenaware finetune --out {}`",
+                dir.display(),
+                dir.display()
+            )));
+        }
+        let path = dir.join(FILE);
+        let text = match std::fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(Error::io(&path, e)),
+        };
+        serde_json::from_str(&text)
+            .map(Some)
+            .map_err(|e| Error::malformed(&path, format!("is damaged ({e}): train again")))
+    }
+
+    /// # Errors
+    /// If the predictor was trained for other weights.
+    pub fn check_model(&self, dir: &Path, sha256: &str) -> Result<()> {
+        if self.model_sha256 == sha256 {
+            return Ok(());
+        }
+        Err(Error::Usage(format!(
+            "{} was trained for the model {} ({}), not for this one ({}): give --model",
+            dir.display(),
+            self.model,
+            &self.model_sha256[..self.model_sha256.len().min(8)],
+            &sha256[..sha256.len().min(8)]
+        )))
+    }
+}
