@@ -25,6 +25,7 @@ pub mod error;
 pub mod instruction;
 pub mod dataset;
 pub mod evaluate;
+pub mod report;
 pub mod schedule;
 
 pub use error::{Error, Result};
