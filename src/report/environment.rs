@@ -1,0 +1,105 @@
+//! What a run's numbers depend on besides its configuration: `environment.json`.
+
+use std::process::Command;
+
+use serde_json::{Value, json};
+
+/// Tool version and commit, date, operating system, processor, cores and memory. What this
+/// platform does not tell is null.
+pub fn environment() -> Value {
+    json!({
+        "tool": "lenaware",
+        "tool_version": env!("CARGO_PKG_VERSION"),
+        "git_commit": git_commit(),
+        "date": jiff::Timestamp::now().to_string(),
+        "os": operating_system(),
+        "architecture": std::env::consts::ARCH,
+        "cpu": cpu_model(),
+        "cores": std::thread::available_parallelism().map(|n| n.get()).ok(),
+        "memory_gib": memory_gib(),
+    })
+}
+
+/// The commit the program was built from: named by the build, or asked of the source tree it
+/// was built in where that is still there.
+pub fn git_commit() -> Option<String> {
+    if let Some(commit) = option_env!("LENAWARE_GIT_COMMIT") {
+        return Some(commit.to_string());
+    }
+    let tree = env!("CARGO_MANIFEST_DIR");
+    let ask = |arguments: &[&str]| {
+        let output = Command::new("git")
+            .args(["-C", tree])
+            .args(arguments)
+            .output();
+        let output = output.ok().filter(|o| o.status.success())?;
+        Some(String::from_utf8_lossy(&output.stdout).trim().to_string())
+    };
+    let commit = ask(&["rev-parse", "HEAD"]).filter(|c| !c.is_empty())?;
+    // Only what the program is built from: results and notes lie in the same tree.
+    let sources = [
+        "status",
+        "--porcelain",
+        "--",
+        "src",
+        "Cargo.toml",
+        "Cargo.lock",
+    ];
+    match ask(&sources) {
+        Some(changes) if !changes.is_empty() => Some(commit + "-modified"),
+        _ => Some(commit),
+    }
+}
+
+fn operating_system() -> String {
+    let release = std::fs::read_to_string("/etc/os-release").unwrap_or_default();
+    let name = release
+        .lines()
+        .find_map(|line| line.strip_prefix("PRETTY_NAME="))
+        .map_or(std::env::consts::OS, |name| name.trim_matches('"'));
+    match std::fs::read_to_string("/proc/sys/kernel/osrelease") {
+        Ok(kernel) => format!("{name}, kernel {}", kernel.trim()),
+        Err(_) => name.to_string(),
+    }
+}
+
+fn cpu_model() -> Option<String> {
+    if let Ok(text) = std::fs::read_to_string("/proc/cpuinfo") {
+        return field(&text, "model name").or_else(|| field(&text, "Hardware"));
+    }
+    let output = Command::new("sysctl")
+        .args(["-n", "machdep.cpu.brand_string"])
+        .output();
+    let name = String::from_utf8_lossy(&output.ok()?.stdout)
+        .trim()
+        .to_string();
+    (!name.is_empty()).then_some(name)
+}
+
+fn memory_gib() -> Option<f64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let total = field(&text, "MemTotal")?;
+    let kib: f64 = total.split_whitespace().next()?.parse().ok()?;
+    Some((kib / 1024.0 / 1024.0 * 10.0).round() / 10.0)
+}
+
+/// The first `name: value` line of a file as Linux writes them.
+fn field(text: &str, name: &str) -> Option<String> {
+    text.lines().find_map(|line| {
+        let (key, value) = line.split_once(':')?;
+        (key.trim() == name).then(|| value.trim().to_string())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_the_tool_and_the_machine() {
+        let environment = environment();
+        assert_eq!(environment["tool_version"], env!("CARGO_PKG_VERSION"));
+        assert!(environment["cores"].as_u64().unwrap() >= 1);
+        assert_eq!(field("a b\t: x y\nc: d\n", "a b").as_deref(), Some("x y"));
+    }
+}

@@ -1,0 +1,35 @@
+//! What a run looks like to a reader: tables, figures, the HTML page, and the folder that
+//! keeps them.
+//!
+//! ```text
+//! ArmRun ──▶ run_dir (arms.jsonl, *.parquet, summary.*) ──▶ redraw ──▶ figures/*.svg, *.png
+//!                                                              └─────▶ report.html
+//! ```
+//!
+//! * [`style`] is the one visual language (palette, type sizes); [`canvas`] the display list
+//!   every figure is drawn on, rendered to SVG and PNG alike; [`axes`] scales and ticks.
+//! * [`figures`] has a function a figure; [`tables`] the same numbers as text, Markdown, CSV.
+//! * [`html`] renders `report.html`; [`run_dir`] writes and reads a run's folder;
+//!   [`redraw`] redraws everything of a run from its data alone.
+
+pub mod axes;
+pub mod canvas;
+pub mod environment;
+pub mod figures;
+pub mod files;
+pub mod html;
+pub mod redraw;
+pub mod run_dir;
+pub mod style;
+pub mod tables;
+pub mod wording;
+
+mod records;
+
+#[cfg(test)]
+mod samples;
+
+pub use environment::environment;
+pub use html::{ReportData, render};
+pub use redraw::draw_run;
+pub use run_dir::{RunData, RunDirectory, read_run};
