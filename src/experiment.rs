@@ -19,7 +19,8 @@ use crate::evaluate::summary::{ArmRun, ExecutorSummary, Summary};
 use crate::execute::{Executor, LiveExecutor, LiveRequest, ReplayExecutor, StepTimeModel, run_arm};
 use crate::model::ChatModel;
 use crate::predictor::{Query, Workshop, training_lengths};
-use crate::report::{RunDirectory, draw_run, environment};
+use crate::provenance::environment;
+use crate::report::{RunDirectory, draw_run};
 use crate::schedule::{Batching, MicroBatch, arrival_order};
 
 /// The requests of an experiment, in the order of the dataset.

@@ -35,6 +35,7 @@ pub mod lora;
 pub mod model;
 pub mod persist;
 pub mod predictor;
+pub mod provenance;
 pub mod report;
 pub mod schedule;
 pub mod train;

@@ -1,11 +1,42 @@
-//! Nothing half-written: files appear whole or not at all.
+//! Writing files so that a reader never sees half of one: write aside, then rename.
 
+use std::fs::File;
 use std::io::Write;
 use std::path::Path;
 
+use tempfile::NamedTempFile;
+
 use crate::error::{Error, Result};
 
-/// Writes `bytes` aside, makes them durable, and moves them to `path`.
+/// A temporary file beside `path`, with the permissions an ordinary new file would get
+/// (temporary files are private by default, which is wrong for what they become).
+pub(crate) fn aside(path: &Path, suffix: &str) -> Result<NamedTempFile> {
+    let folder = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(".writing-").suffix(suffix);
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        // The process's umask still applies.
+        builder.permissions(std::fs::Permissions::from_mode(0o666));
+    }
+    builder
+        .tempfile_in(folder)
+        .map_err(|e| Error::io(folder, e))
+}
+
+/// Makes the finished temporary file the one at `path`, replacing what was there.
+pub(crate) fn persist(file: NamedTempFile, path: &Path) -> Result<()> {
+    file.as_file().sync_all().map_err(|e| Error::io(path, e))?;
+    file.persist(path).map_err(|e| Error::io(path, e.error))?;
+    Ok(())
+}
+
+/// Replaces the file at `path` by `bytes` in one step; makes its folder where needed.
 ///
 /// # Errors
 /// If the folder cannot be written; `path` is then as it was.
@@ -19,25 +50,24 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
 ///
 /// # Errors
 /// What `fill` returns, or if the folder cannot be written.
-pub fn write_with(path: &Path, fill: impl FnOnce(&mut std::fs::File) -> Result<()>) -> Result<()> {
-    let folder = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
-    let mut aside = tempfile::Builder::new()
-        .prefix(".lenaware-")
-        .tempfile_in(folder)
-        .map_err(|e| Error::io(folder, e))?;
-    fill(aside.as_file_mut())?;
-    aside.as_file().sync_all().map_err(|e| Error::io(path, e))?;
-    #[cfg(unix)]
-    {
-        // Temporary files are private; results are as readable as any file.
-        use std::os::unix::fs::PermissionsExt;
-        let readable = std::fs::Permissions::from_mode(0o644);
-        let _ = aside.as_file().set_permissions(readable);
+pub fn write_with(path: &Path, fill: impl FnOnce(&mut File) -> Result<()>) -> Result<()> {
+    let mut file = aside(path, "")?;
+    fill(file.as_file_mut())?;
+    persist(file, path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn replaces_a_file_and_leaves_nothing_aside() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("deep/file.txt");
+        write(&path, b"one").unwrap();
+        write(&path, b"two").unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"two");
+        let entries = std::fs::read_dir(path.parent().unwrap()).unwrap().count();
+        assert_eq!(entries, 1);
     }
-    aside.persist(path).map_err(|e| Error::io(path, e.error))?;
-    Ok(())
 }

@@ -1,9 +1,17 @@
 //! The commands: each file holds one subcommand's arguments and its call into the library.
 //! Results go to stdout, progress and warnings to stderr.
 
+mod ablate;
 mod build_dataset;
+mod doctor;
+mod evaluate;
+mod finetune;
+mod import;
 mod interrupt;
+mod predict;
+mod profile;
 mod progress;
+mod report;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -53,6 +61,14 @@ pub(crate) struct Global {
 #[derive(Subcommand)]
 enum Command {
     BuildDataset(build_dataset::Arguments),
+    Import(import::Arguments),
+    Finetune(finetune::Arguments),
+    Evaluate(evaluate::Arguments),
+    Predict(predict::Arguments),
+    Profile(profile::Arguments),
+    Ablate(ablate::Arguments),
+    Report(report::Arguments),
+    Doctor(doctor::Arguments),
 }
 
 /// Runs the process's command line.
@@ -84,6 +100,14 @@ fn run(cli: &Cli) -> Result<()> {
     }
     match &cli.command {
         Command::BuildDataset(arguments) => build_dataset::run(global, arguments),
+        Command::Import(arguments) => import::run(global, arguments),
+        Command::Finetune(arguments) => finetune::run(global, arguments),
+        Command::Evaluate(arguments) => evaluate::run(global, arguments),
+        Command::Predict(arguments) => predict::run(global, arguments),
+        Command::Profile(arguments) => profile::run(global, arguments),
+        Command::Ablate(arguments) => ablate::run(global, arguments),
+        Command::Report(arguments) => report::run(global, arguments),
+        Command::Doctor(arguments) => doctor::run(global, arguments),
     }
 }
 
@@ -96,8 +120,13 @@ fn one_line(error: &Error) -> String {
 }
 
 impl Global {
+    fn thread_count(&self) -> usize {
+        self.threads
+            .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from))
+    }
+
     fn team(&self) -> Arc<Team> {
-        self.threads.map_or_else(Team::of_the_machine, Team::new)
+        Team::new(self.thread_count())
     }
 
     /// Whether progress may be drawn.

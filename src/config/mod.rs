@@ -79,6 +79,12 @@ pub struct Arm {
     pub schedule: ScheduleOptions,
 }
 
+/// A mistake that the TOML reader found in a configuration file, with its line and the nearest
+/// valid key.
+pub fn mistake(path: &Path, text: &str, error: &toml::de::Error) -> Error {
+    Source { text, path }.mistake(error)
+}
+
 impl Experiment {
     /// Reads an experiment file.
     pub fn load(path: &Path) -> Result<Self> {

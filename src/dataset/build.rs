@@ -146,7 +146,7 @@ pub fn build(
             template_sha256: Some(plan.template_sha256.clone()),
             max_new_tokens: plan.max_new_tokens,
             tool_version: env!("CARGO_PKG_VERSION").into(),
-            git_commit: option_env!("LENAWARE_GIT_COMMIT").map(str::to_string),
+            git_commit: crate::provenance::git_commit(),
         },
         samples,
     };

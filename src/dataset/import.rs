@@ -81,7 +81,7 @@ pub fn sequence_scheduling(
             template_sha256: None,
             max_new_tokens: LIMIT,
             tool_version: env!("CARGO_PKG_VERSION").into(),
-            git_commit: option_env!("LENAWARE_GIT_COMMIT").map(str::to_string),
+            git_commit: crate::provenance::git_commit(),
         },
         samples,
     })

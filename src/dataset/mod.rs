@@ -187,6 +187,14 @@ impl LengthDataset {
         instances
     }
 
+    /// Samples that the limit cut off.
+    pub fn censored(&self) -> usize {
+        self.samples
+            .iter()
+            .filter(|s| s.finish_reason == FinishReason::Length)
+            .count()
+    }
+
     /// The instructions predictors may be fitted on: those of the training split, or all where
     /// the dataset has no splits.
     pub fn training_instances(&self) -> Vec<Instance<'_>> {

@@ -4,6 +4,7 @@
 
 pub mod driver;
 pub mod live;
+pub mod measure;
 #[cfg(test)]
 mod paper_numbers;
 pub mod replay;

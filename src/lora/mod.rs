@@ -27,6 +27,7 @@ const TARGETS: [(&str, &str); 7] = [
 
 /// Shape and place of an adapter. The defaults are the paper's (section 3.2 and its code).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct LoraConfig {
     /// Rank.
     pub r: usize,

@@ -7,6 +7,7 @@ pub mod known;
 pub mod ridge;
 pub mod states;
 pub mod stored;
+pub mod training;
 
 use std::path::Path;
 use std::sync::Arc;

@@ -11,9 +11,9 @@ use plotters::style::Color as _;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 use plotters::style::{FontDesc, FontFamily, FontStyle, RGBAColor};
 
-use super::files::{aside, persist, write_atomically};
 use super::style::{self, Color, FAMILY, Font, INK, MARGIN, MUTED, PAPER, SMALL, TITLE};
 use crate::error::{Error, Result};
+use crate::persist::{self, aside, persist};
 
 /// Backends take whole pixels only: both draw this many to a unit. The bitmap is averaged
 /// down again, which smooths its edges; the SVG scales by its view box.
@@ -202,7 +202,7 @@ impl Canvas {
 
     /// Writes `<stem>.svg` and `<stem>.png`.
     pub fn save(&self, stem: &Path) -> Result<()> {
-        write_atomically(&stem.with_extension("svg"), self.to_svg()?.as_bytes())?;
+        persist::write(&stem.with_extension("svg"), self.to_svg()?.as_bytes())?;
         let path = stem.with_extension("png");
         let file = aside(&path, ".png")?;
         let (width, height) = (self.width.round() as u32, self.height.round() as u32);

@@ -14,9 +14,7 @@
 
 pub mod axes;
 pub mod canvas;
-pub mod environment;
 pub mod figures;
-pub mod files;
 pub mod html;
 pub mod redraw;
 pub mod run_dir;
@@ -29,7 +27,6 @@ mod records;
 #[cfg(test)]
 mod samples;
 
-pub use environment::environment;
 pub use html::{ReportData, render};
 pub use redraw::draw_run;
 pub use run_dir::{RunData, RunDirectory, read_run};

@@ -9,7 +9,7 @@ use polars::prelude::*;
 use crate::error::{Error, Result};
 use crate::evaluate::summary::{ArmRun, BatchRecord, RequestRecord};
 
-use super::files::{aside, persist};
+use crate::persist::{aside, persist};
 
 fn rows<'a, T: 'a>(
     runs: &'a [ArmRun],

@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use crate::error::{Error, Result};
 use crate::evaluate::summary::ArmRun;
 
-use super::files::write_atomically;
 use super::html::{ReportData, render};
 use super::run_dir::{RunData, read_run};
 use super::{figures, wording};
+use crate::persist;
 
 /// Draws `figures/*` and `report.html` of the run in `folder`; returns the page's path.
 pub fn draw_run(folder: &Path) -> Result<PathBuf> {
@@ -66,7 +66,7 @@ pub fn draw_run(folder: &Path) -> Result<PathBuf> {
         notes: Vec::new(),
     })?;
     let path = folder.join("report.html");
-    write_atomically(&path, page.as_bytes())?;
+    persist::write(&path, page.as_bytes())?;
     Ok(path)
 }
 
@@ -107,7 +107,7 @@ mod tests {
             .write_config("[experiment]\nname = \"table5\"\n")
             .unwrap();
         directory
-            .write_environment(&crate::report::environment())
+            .write_environment(&crate::provenance::environment())
             .unwrap();
         directory.write_batches(&runs).unwrap();
         for run in &runs {

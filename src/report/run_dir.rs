@@ -13,8 +13,8 @@ use serde_json::Value;
 use crate::error::{Error, Result};
 use crate::evaluate::summary::{ArmRun, BatchRecord, RequestRecord, Summary};
 
-use super::files::write_atomically;
 use super::{records, tables};
+use crate::persist;
 
 /// The folder of one run.
 #[derive(Debug, Clone)]
@@ -90,12 +90,12 @@ impl RunDirectory {
 
     /// Writes `config.toml`, the configuration as resolved.
     pub fn write_config(&self, config: &str) -> Result<()> {
-        write_atomically(&self.path.join("config.toml"), config.as_bytes())
+        persist::write(&self.path.join("config.toml"), config.as_bytes())
     }
 
     /// Writes `environment.json`.
     pub fn write_environment(&self, environment: &Value) -> Result<()> {
-        write_atomically(&self.path.join("environment.json"), &pretty(environment)?)
+        persist::write(&self.path.join("environment.json"), &pretty(environment)?)
     }
 
     /// Appends a finished arm to `arms.jsonl` and waits until it is on the disk. Its batches
@@ -123,11 +123,11 @@ impl RunDirectory {
 
     /// Writes `summary.json`, `summary.csv` and `summary.md`.
     pub fn write_summary(&self, summary: &Summary) -> Result<()> {
-        write_atomically(&self.path.join("summary.json"), &pretty(summary)?)?;
+        persist::write(&self.path.join("summary.json"), &pretty(summary)?)?;
         let csv = tables::arms_csv(summary)?;
-        write_atomically(&self.path.join("summary.csv"), csv.as_bytes())?;
+        persist::write(&self.path.join("summary.csv"), csv.as_bytes())?;
         let markdown = tables::arms_markdown(summary);
-        write_atomically(&self.path.join("summary.md"), markdown.as_bytes())
+        persist::write(&self.path.join("summary.md"), markdown.as_bytes())
     }
 
     /// The arms that `arms.jsonl` lists, with their batches and requests as far as the
@@ -297,7 +297,7 @@ mod tests {
             samples::run("vanilla", 42, false),
             samples::run("ours", u64::MAX, true),
         ];
-        let environment = crate::report::environment();
+        let environment = crate::provenance::environment();
         directory
             .write_config("[experiment]\nname = \"table5\"\n")
             .unwrap();

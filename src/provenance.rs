@@ -1,4 +1,4 @@
-//! What a run's numbers depend on besides its configuration: `environment.json`.
+//! Where numbers come from besides their configuration: the tool, its commit, the machine.
 
 use std::process::Command;
 
@@ -20,35 +20,9 @@ pub fn environment() -> Value {
     })
 }
 
-/// The commit the program was built from: named by the build, or asked of the source tree it
-/// was built in where that is still there.
+/// The commit the program was built from (`build.rs` asks git).
 pub fn git_commit() -> Option<String> {
-    if let Some(commit) = option_env!("LENAWARE_GIT_COMMIT") {
-        return Some(commit.to_string());
-    }
-    let tree = env!("CARGO_MANIFEST_DIR");
-    let ask = |arguments: &[&str]| {
-        let output = Command::new("git")
-            .args(["-C", tree])
-            .args(arguments)
-            .output();
-        let output = output.ok().filter(|o| o.status.success())?;
-        Some(String::from_utf8_lossy(&output.stdout).trim().to_string())
-    };
-    let commit = ask(&["rev-parse", "HEAD"]).filter(|c| !c.is_empty())?;
-    // Only what the program is built from: results and notes lie in the same tree.
-    let sources = [
-        "status",
-        "--porcelain",
-        "--",
-        "src",
-        "Cargo.toml",
-        "Cargo.lock",
-    ];
-    match ask(&sources) {
-        Some(changes) if !changes.is_empty() => Some(commit + "-modified"),
-        _ => Some(commit),
-    }
+    option_env!("LENAWARE_GIT_COMMIT").map(str::to_string)
 }
 
 fn operating_system() -> String {
@@ -61,6 +35,11 @@ fn operating_system() -> String {
         Ok(kernel) => format!("{name}, kernel {}", kernel.trim()),
         Err(_) => name.to_string(),
     }
+}
+
+/// The processor's name, or `CPU` where the system does not tell.
+pub fn processor() -> String {
+    cpu_model().unwrap_or_else(|| "CPU".into())
 }
 
 fn cpu_model() -> Option<String> {

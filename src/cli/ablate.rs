@@ -1,0 +1,93 @@
+//! `lenaware ablate`: runs an experiment file.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use crate::config::{ExecutorKind, Experiment};
+use crate::error::{Error, Result};
+use crate::experiment::{self, Progress, Run, RunOptions};
+use crate::predictor::Workshop;
+use crate::report::tables::arms_text;
+
+use super::{Global, interrupt, progress};
+
+/// Run scheduled against unscheduled batch inference, as an experiment file says
+///
+/// Examples:
+///   lenaware ablate --config experiments/table5.toml
+///   lenaware ablate --config experiments/live.toml --dry-run
+#[derive(Args)]
+#[command(verbatim_doc_comment)]
+pub struct Arguments {
+    /// The experiment file
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// Where runs are kept
+    #[arg(long, default_value = "results", value_name = "DIR")]
+    results: PathBuf,
+    /// Print the resolved plan and stop
+    #[arg(long)]
+    dry_run: bool,
+    /// Go on with the latest run of this experiment
+    #[arg(long)]
+    resume: bool,
+}
+
+pub fn run(global: &Global, arguments: &Arguments) -> Result<()> {
+    let experiment = Experiment::load(&arguments.config)?;
+    if arguments.dry_run {
+        print!("{}", experiment.to_toml()?);
+        return Ok(());
+    }
+    let workshop = Workshop::new(
+        &experiment.executor.model,
+        global.team(),
+        global.shows_progress(),
+        global.offline,
+    );
+    let run = execute(
+        global,
+        &experiment,
+        &workshop,
+        &arguments.results,
+        arguments.resume,
+    )?;
+    if global.json {
+        let text =
+            serde_json::to_string(&run.summary).map_err(|e| Error::Numeric(e.to_string()))?;
+        println!("{text}");
+    } else {
+        println!("{}", arms_text(&run.summary));
+        println!("{}", run.report.display());
+    }
+    Ok(())
+}
+
+/// Runs an experiment with progress on stderr, stopping between two steps at Ctrl-C.
+pub fn execute(
+    global: &Global,
+    experiment: &Experiment,
+    workshop: &Workshop,
+    results: &std::path::Path,
+    resume: bool,
+) -> Result<Run> {
+    interrupt::listen();
+    let live = experiment.executor.kind == ExecutorKind::Live;
+    let tell = |p: &Progress<'_>| {
+        if live {
+            let line = format!("[{}/{}] {} (seed {})", p.done + 1, p.total, p.arm, p.seed);
+            progress::say(global, &line);
+        }
+    };
+    experiment::run(
+        experiment,
+        workshop,
+        &RunOptions {
+            root: results,
+            resume,
+            on_progress: &tell,
+            stop: &interrupt::check,
+        },
+    )
+}

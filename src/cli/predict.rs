@@ -1,0 +1,85 @@
+//! `lenaware predict`: predicted lengths for a file of instructions, for other tools.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use serde_json::json;
+
+use crate::dataset::Label;
+use crate::dataset::embedded;
+use crate::error::{Error, Result};
+use crate::instruction;
+use crate::persist;
+use crate::predictor::{Query, Workshop, training_lengths};
+
+use super::{Global, must_not_exist};
+
+/// Predict the lengths of answers to a file of instructions, as JSON lines
+///
+/// Example:
+///   lenaware predict --predictor ./runs/ridge --instructions in.jsonl --out predictions.jsonl
+#[derive(Args)]
+#[command(verbatim_doc_comment)]
+pub struct Arguments {
+    /// constant, input-length, perception-only or a trained predictor's folder
+    #[arg(long)]
+    predictor: String,
+    /// Instructions, as for build-dataset
+    #[arg(long, value_name = "FILE")]
+    instructions: PathBuf,
+    /// The dataset that `constant` and `input-length` are fitted on
+    #[arg(long, default_value = embedded::EMBEDDED, value_name = "PATH")]
+    dataset: PathBuf,
+    #[arg(long, default_value = "smollm2-135m")]
+    model: String,
+    /// The file to write [default: standard output]
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+}
+
+pub fn run(global: &Global, arguments: &Arguments) -> Result<()> {
+    if let Some(out) = &arguments.out {
+        must_not_exist(out)?;
+    }
+    if ["ground-truth", "oracle"].contains(&arguments.predictor.as_str()) {
+        return Err(Error::Usage(format!(
+            "`{}` needs recorded answers: use it in `evaluate` or `ablate`",
+            arguments.predictor
+        )));
+    }
+    let instructions = instruction::read(&arguments.instructions)?;
+    let dataset = embedded::open(&arguments.dataset)?;
+    let training = training_lengths(&dataset.training_instances(), Label::Max);
+    let workshop = Workshop::new(
+        &arguments.model,
+        global.team(),
+        global.shows_progress(),
+        global.offline,
+    );
+    let queries: Vec<Query<'_>> = instructions
+        .iter()
+        .map(|i| Query {
+            instruction_id: &i.id,
+            instruction: &i.text,
+            label: f64::NAN,
+            served: None,
+        })
+        .collect();
+    let predictor = workshop.predictor(&arguments.predictor, &training)?;
+    let mut text = String::new();
+    for (query, prediction) in queries.iter().zip(predictor.predict(&queries)?) {
+        let line = json!({
+            "instruction_id": query.instruction_id,
+            "predicted_tokens": prediction.tokens,
+            "unparsable": prediction.unparsable,
+        });
+        text.push_str(&format!("{line}\n"));
+    }
+    match &arguments.out {
+        Some(out) => persist::write(out, text.as_bytes()),
+        None => {
+            print!("{text}");
+            Ok(())
+        }
+    }
+}
