@@ -1,6 +1,7 @@
 //! Runs an experiment file: arms x seeds on an executor, into a run directory, resumable by
 //! arm and seed. Seeds are the outer loop, so that a drift of the machine hits all arms alike.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -285,7 +286,10 @@ impl Stage {
         let order = arrival_order(lengths.len(), seed);
         let most = arm.schedule.max_new_tokens;
         let begun = Instant::now();
-        let predictions = queries.predict(arm, workload, &lengths)?;
+        let predictions = match self {
+            Stage::Live { .. } => queries.predict(arm, workload, &lengths)?,
+            Stage::Replay { .. } => queries.remembered(arm, seed, workload, &lengths)?,
+        };
         let predict_s = begun.elapsed().as_secs_f64();
         match self {
             Stage::Live { chat, requests } => {
@@ -340,6 +344,8 @@ impl Stage {
 /// The predictors of the arms, made once, with the training lengths of each label.
 struct Queries {
     predictors: HashMap<String, Box<dyn crate::predictor::Predictor>>,
+    /// Predictions of replays: simulated time does not count them, so each is made once.
+    remembered: RefCell<HashMap<(String, Option<u64>), Vec<f64>>>,
 }
 
 impl Queries {
@@ -357,7 +363,30 @@ impl Queries {
             let training = training_lengths(&dataset.training_instances(), arm.label);
             predictors.insert(key, workshop.predictor(&arm.predictor, &training)?);
         }
-        Ok(Queries { predictors })
+        Ok(Queries {
+            predictors,
+            remembered: RefCell::default(),
+        })
+    }
+
+    fn remembered(
+        &self,
+        arm: &Arm,
+        seed: u64,
+        workload: &Workload<'_>,
+        lengths: &[usize],
+    ) -> Result<Vec<f64>> {
+        // Only where the seed draws the served answers can it change a prediction (oracle's).
+        let drawn = (workload.served == Served::Random).then_some(seed);
+        let key = (predictor_key(arm), drawn);
+        if let Some(known) = self.remembered.borrow().get(&key) {
+            return Ok(known.clone());
+        }
+        let predictions = self.predict(arm, workload, lengths)?;
+        self.remembered
+            .borrow_mut()
+            .insert(key, predictions.clone());
+        Ok(predictions)
     }
 
     fn predict(&self, arm: &Arm, workload: &Workload<'_>, lengths: &[usize]) -> Result<Vec<f64>> {

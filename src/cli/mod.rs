@@ -11,6 +11,7 @@ mod interrupt;
 mod predict;
 mod profile;
 mod progress;
+mod quickstart;
 mod report;
 
 use std::path::Path;
@@ -60,6 +61,7 @@ pub(crate) struct Global {
 
 #[derive(Subcommand)]
 enum Command {
+    Quickstart(quickstart::Arguments),
     BuildDataset(build_dataset::Arguments),
     Import(import::Arguments),
     Finetune(finetune::Arguments),
@@ -99,6 +101,7 @@ fn run(cli: &Cli) -> Result<()> {
         )));
     }
     match &cli.command {
+        Command::Quickstart(arguments) => quickstart::run(global, arguments),
         Command::BuildDataset(arguments) => build_dataset::run(global, arguments),
         Command::Import(arguments) => import::run(global, arguments),
         Command::Finetune(arguments) => finetune::run(global, arguments),

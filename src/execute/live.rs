@@ -192,7 +192,7 @@ mod tests {
     use crate::execute::{ReplayExecutor, StepTimeModel, run_arm};
     use crate::kernel::Team;
     use crate::model::{Checkpoint, ModelConfig};
-    use crate::schedule::{Fcr, ScheduleOptions, Scheduling, VbsTable};
+    use crate::schedule::{Fcr, ScheduleOptions, Scheduling};
 
     fn options(scheduling: Scheduling, fcr: Fcr, batching: Batching) -> ScheduleOptions {
         ScheduleOptions {
@@ -200,8 +200,8 @@ mod tests {
             batch_size: 4,
             max_new_tokens: 24,
             scheduling,
-            binning: if fcr == Fcr::Off { 0 } else { 5 },
-            vbs: (fcr != Fcr::Off).then(VbsTable::default),
+            binning: 0,
+            vbs: None,
             fcr,
             batching,
         }
@@ -224,7 +224,7 @@ mod tests {
         let go_on = || ControlFlow::Continue(());
         let order: Vec<usize> = (0..30).rev().collect();
         // Bad guesses: some requests fail their first attempt.
-        let predictions: Vec<f64> = (0..30).map(|i| f64::from(i * 7 % 23 + 1)).collect();
+        let predictions: Vec<f64> = (0..30).map(|i| f64::from(i * 7 % 11 + 1)).collect();
         let mut lengths: Option<Vec<usize>> = None;
         let mut hashes = Vec::new();
         for options in [

@@ -299,15 +299,20 @@ impl Predictor for Ridge {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rand::Rng;
+    use rand_chacha::ChaCha8Rng;
+    use rand_chacha::rand_core::SeedableRng;
 
     /// Two layers of 5 features; only the second knows the length.
-    fn examples(n: usize, seed: usize) -> (Vec<f32>, Vec<f64>) {
+    fn examples(n: usize, seed: u64) -> (Vec<f32>, Vec<f64>) {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let (mut states, mut labels) = (Vec::new(), Vec::new());
-        for i in 0..n {
-            let noise = |j: usize| (((i + seed) * 7919 + j * 104_729) as f32 * 0.618).sin();
-            let features: Vec<f32> = (0..5).map(noise).collect();
+        for _ in 0..n {
+            let mut noise =
+                || -> Vec<f32> { (0..5).map(|_| rng.random_range(-1.0..1.0)).collect() };
+            states.extend(noise());
+            let features = noise();
             let log = 4.0 + f64::from(features[1]) - 0.5 * f64::from(features[3]);
-            states.extend((10..15).map(noise));
             states.extend(features);
             labels.push(log.exp());
         }

@@ -127,10 +127,49 @@ pub fn arms_markdown(summary: &Summary) -> String {
     format!("{}\n\n{table}", markdown_cell(&caption(summary)))
 }
 
-/// The arms as an aligned table for terminals.
+/// The arms as an aligned table for terminals: the columns that fit, intervals on the gain
+/// only. Everything is in `summary.md` and on the page.
 pub fn arms_text(summary: &Summary) -> String {
-    let table = text_table(&arms_headers(summary), &arms_texts(summary));
-    format!("{}\n\n{table}", caption(summary))
+    let compared = compares_outputs(summary);
+    let mut headers: Vec<String> = [
+        "arm",
+        "samples/s",
+        "gain",
+        "avg length",
+        "(full)",
+        "effective",
+        "(full)",
+        "failures",
+        "total s",
+    ]
+    .map(String::from)
+    .to_vec();
+    if compared {
+        headers.push("same answers".into());
+    }
+    let mean = |measure: &Measure, written: fn(f64) -> String| written(measure.mean);
+    let rows: Vec<Vec<String>> = arms_cells(summary)
+        .into_iter()
+        .zip(&summary.arms)
+        .map(|(cells, arm)| {
+            let mut row = vec![
+                cells[0].text.clone(),
+                mean(&arm.throughput_samples_per_s, number),
+                cells[3].text.clone(),
+                mean(&arm.average_length, number),
+                mean(&arm.average_length_full, number),
+                mean(&arm.effective_token_ratio, share),
+                mean(&arm.effective_token_ratio_full, share),
+                mean(&arm.failure_ratio, share),
+                mean(&arm.total_s, number),
+            ];
+            if compared {
+                row.extend(cells.last().map(|cell| cell.text.clone()));
+            }
+            row
+        })
+        .collect();
+    format!("{}\n\n{}", caption(summary), text_table(&headers, &rows))
 }
 
 /// The arms as CSV: every measure as mean and the ends of its interval, and whether it was

@@ -1,0 +1,370 @@
+//! `lenaware quickstart`: the whole way, small: sample, train, evaluate, schedule, report.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use clap::Args;
+
+use crate::config::Experiment;
+use crate::dataset::build::BuildOptions;
+use crate::dataset::embedded::{embedded, open};
+use crate::dataset::{Label, LengthDataset, Split};
+use crate::error::{Error, Result};
+use crate::evaluate::summary::Summary;
+use crate::experiment::Run;
+use crate::instruction::{self, Instruction};
+use crate::lora::LoraConfig;
+use crate::model::{ModelFiles, resolve};
+use crate::persist;
+use crate::predictor::training::{TrainingData, train_ridge};
+use crate::predictor::{Workshop, training_lengths};
+use crate::provenance::environment;
+use crate::report::html::{ReportData, render};
+use crate::report::tables::{arms_text, text_table};
+use crate::report::{RunDirectory, figures};
+use crate::train::TrainConfig;
+
+use super::evaluate::{Evaluation, evaluate};
+use super::{Global, ablate, build_dataset, finetune, progress};
+
+const LIVE: &str = include_str!("../../experiments/quickstart-live.toml");
+const REPLAY: &str = include_str!("../../experiments/quickstart-replay.toml");
+/// Instructions sampled anew to train and to choose on; with the temperatures below this is
+/// about 80,000 tokens.
+const TRAIN: usize = 128;
+const VALIDATION: usize = 32;
+const TEMPERATURES: [f32; 2] = [0.0, 0.7];
+const MAX_NEW_TOKENS: u32 = 512;
+
+/// See the whole of lenaware work on a real model, in some minutes
+///
+/// Samples responses of SmolLM2-135M, trains a ridge and a LoRA adapter to foresee their
+/// lengths, measures both, and runs scheduled against unscheduled batches. Without a model it
+/// replays the lengths that come with the tool.
+///
+/// Example:
+///   lenaware quickstart
+#[derive(Args)]
+#[command(verbatim_doc_comment)]
+pub struct Arguments {
+    #[arg(long, default_value = "smollm2-135m")]
+    model: String,
+    /// Where the run is kept
+    #[arg(long, default_value = "results", value_name = "DIR")]
+    results: PathBuf,
+}
+
+pub fn run(global: &Global, arguments: &Arguments) -> Result<()> {
+    let begun = Instant::now();
+    progress::say(
+        global,
+        "quickstart: about 6 minutes on 2 cores; Ctrl-C ends it",
+    );
+    let directory = RunDirectory::create(&arguments.results, "quickstart")?;
+    directory.write_environment(&environment())?;
+    let mut page = Page::default();
+    match resolve(&arguments.model, global.shows_progress(), global.offline) {
+        Ok(files) => with_model(
+            global,
+            &arguments.model,
+            &files,
+            directory.path(),
+            &mut page,
+        )?,
+        Err(Error::ModelUnavailable(why)) => {
+            let left_out = format!(
+                "Left out for want of a model: sampling, training, evaluation and the live \
+                 batches. {why}"
+            );
+            progress::say(global, &left_out);
+            page.notes.push(left_out);
+            page.replay = Some(replay(global, &arguments.model, None, directory.path())?);
+        }
+        Err(error) => return Err(error),
+    }
+    let report = page.write(directory.path())?;
+    page.print();
+    println!(
+        "{}\ndone in {:.0} s",
+        report.display(),
+        begun.elapsed().as_secs_f64()
+    );
+    Ok(())
+}
+
+/// What the page and the closing tables are made of.
+#[derive(Default)]
+struct Page {
+    dataset: Option<LengthDataset>,
+    evaluation: Option<(Evaluation, usize)>,
+    live: Option<Run>,
+    replay: Option<Run>,
+    /// (caption, path without ending).
+    figures: Vec<(String, PathBuf)>,
+    notes: Vec<String>,
+}
+
+fn with_model(
+    global: &Global,
+    model: &str,
+    files: &ModelFiles,
+    base: &Path,
+    page: &mut Page,
+) -> Result<()> {
+    let workshop = Workshop::new(
+        model,
+        global.team(),
+        global.shows_progress(),
+        global.offline,
+    );
+    let chat = workshop.chat()?;
+    progress::say(global, "1/5 sampling responses");
+    let options = BuildOptions {
+        temperatures: TEMPERATURES.to_vec(),
+        samples: 1,
+        max_new_tokens: MAX_NEW_TOKENS,
+        seed: global.seed,
+        slots: 32,
+    };
+    let built = build_dataset::sample(
+        global,
+        &chat,
+        &instructions(),
+        &options,
+        &base.join("dataset"),
+    )?;
+    page.notes.push(format!(
+        "Sampled {} responses, {} tokens, at {:.0} tokens/s.",
+        built.sampled,
+        built.stats.generated_tokens,
+        built.stats.generated_tokens as f64 / built.elapsed.as_secs_f64()
+    ));
+    let dataset = open(&built.path)?;
+    let data = TrainingData::of("quickstart", &dataset, Label::Max)?;
+
+    progress::say(global, "2/5 fitting a ridge on hidden states");
+    let ridge = base.join("ridge");
+    train_ridge(files, &chat, &data, &ridge, |_| ())?;
+
+    progress::say(global, "3/5 tuning a LoRA adapter");
+    let lora = base.join("lora");
+    let config = TrainConfig {
+        epochs: 2,
+        micro_batch_size: 8,
+        gradient_accumulation: 1,
+        learning_rate: 1e-3,
+        seed: global.seed,
+        ..TrainConfig::default()
+    };
+    finetune::tune(
+        global,
+        files,
+        &data,
+        LoraConfig::default(),
+        config,
+        &lora,
+        false,
+    )?;
+    page.figures.push((
+        "Loss of the adapter, nats a target token.".into(),
+        lora.join("loss"),
+    ));
+
+    progress::say(global, "4/5 evaluating predictors");
+    let best = assess(global, &workshop, &data, [&ridge, &lora], base, page)?;
+
+    progress::say(global, "5/5 scheduled against unscheduled batches");
+    let live = experiment(LIVE, "./runs/best", &best)?;
+    page.live = Some(ablate::execute(global, &live, &workshop, base, false)?);
+    page.replay = Some(replay(global, model, Some(&best), base)?);
+    page.dataset = Some(dataset);
+    Ok(())
+}
+
+/// The first train and validation instructions of the embedded set.
+fn instructions() -> Vec<Instruction> {
+    let all = instruction::embedded();
+    let of = |split: Split, count: usize| {
+        all.iter()
+            .filter(move |i| i.split == Some(split))
+            .take(count)
+            .cloned()
+    };
+    of(Split::Train, TRAIN)
+        .chain(of(Split::Validation, VALIDATION))
+        .collect()
+}
+
+/// Chooses the better of the trained predictors on validation, and reports all on test.
+fn assess(
+    global: &Global,
+    workshop: &Workshop,
+    data: &TrainingData<'_>,
+    trained: [&Path; 2],
+    base: &Path,
+    page: &mut Page,
+) -> Result<String> {
+    let names = trained.map(|path| path.display().to_string());
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let quiet = Global {
+        quiet: true,
+        ..global.clone()
+    };
+    let training = training_lengths(&data.train, data.label);
+    let chosen = evaluate(
+        &quiet,
+        workshop,
+        &names,
+        &data.validation,
+        &training,
+        data.label,
+    )?;
+    let best = chosen
+        .predictors
+        .iter()
+        .min_by(|a, b| a.error.value.total_cmp(&b.error.value))
+        .map_or(names[0], |p| p.name.as_str())
+        .to_string();
+    let recorded = embedded()?;
+    let mut test = recorded.instances();
+    test.retain(|i| i.split == Some(Split::Test));
+    let all = [&["perception-only"], names.as_slice(), &["ground-truth"]].concat();
+    let mut evaluation = evaluate(global, workshop, &all, &test, &training, data.label)?;
+    let place = all.iter().position(|n| *n == best).unwrap_or(0);
+    let stem = base.join("figures").join("predicted-vs-true");
+    let short = short_name(&best);
+    figures::predicted_vs_true(
+        &stem,
+        &short,
+        &evaluation.predictions[place],
+        &evaluation.labels,
+    )?;
+    page.figures.push((
+        format!("Predicted against true, {short}, test instructions."),
+        stem,
+    ));
+    for predictor in &mut evaluation.predictors {
+        predictor.name = short_name(&predictor.name);
+    }
+    page.notes.push(format!(
+        "The scheduled arms use {short}, which erred least on {} validation instructions.",
+        data.validation.len()
+    ));
+    page.evaluation = Some((evaluation, test.len()));
+    Ok(best)
+}
+
+/// The last part of a trained predictor's path.
+fn short_name(name: &str) -> String {
+    let last = Path::new(name).file_name();
+    last.map_or_else(|| name.to_string(), |n| n.to_string_lossy().into_owned())
+}
+
+fn experiment(text: &str, placeholder: &str, predictor: &str) -> Result<Experiment> {
+    let quoted = toml::Value::String(predictor.to_string()).to_string();
+    let text = text.replace(&format!("\"{placeholder}\""), &quoted);
+    Experiment::parse(&text, Path::new("quickstart"))
+}
+
+fn replay(global: &Global, model: &str, predictor: Option<&str>, base: &Path) -> Result<Run> {
+    let experiment = experiment(REPLAY, "ground-truth", predictor.unwrap_or("ground-truth"))?;
+    let workshop = Workshop::new(model, global.team(), false, global.offline);
+    ablate::execute(global, &experiment, &workshop, base, false)
+}
+
+impl Page {
+    fn print(&self) {
+        if let Some((evaluation, count)) = &self.evaluation {
+            let (headers, rows) = evaluation.table();
+            println!(
+                "predicting the longest of four answers to each of {count} test instructions\n\n{}\n",
+                text_table(&headers, &rows)
+            );
+        }
+        for run in self.live.iter().chain(&self.replay) {
+            println!("{}\n", arms_text(&run.summary));
+        }
+    }
+
+    /// Draws what is left to draw and writes `report.html`.
+    fn write(&mut self, base: &Path) -> Result<PathBuf> {
+        if let Some(dataset) = &self.dataset {
+            let stem = base.join("figures").join("lengths");
+            let lengths: Vec<u32> = dataset.samples.iter().map(|s| s.response_tokens).collect();
+            figures::length_histogram(&stem, &lengths, MAX_NEW_TOKENS)?;
+            let caption = "Lengths of the responses just sampled.".to_string();
+            self.figures.push((caption, stem));
+        }
+        let mut drawn = Vec::new();
+        for run in self.live.iter().chain(&self.replay) {
+            let word = crate::report::wording::kind(&run.summary.executor);
+            for (name, what) in [
+                ("throughput", "Requests finished per second"),
+                (
+                    "effective-tokens",
+                    "Share of computed tokens that were part of an answer",
+                ),
+                ("schedule", "Micro-batches over time"),
+            ] {
+                let stem = run.directory.join("figures").join(name);
+                if stem.with_extension("svg").exists() {
+                    drawn.push((format!("{what}, {word}."), stem));
+                }
+            }
+        }
+        drawn.append(&mut self.figures);
+        let mut figures = Vec::new();
+        for (caption, stem) in drawn {
+            let path = stem.with_extension("svg");
+            let svg = std::fs::read_to_string(&path).map_err(|e| Error::io(&path, e))?;
+            figures.push((caption, svg));
+        }
+        let mut extra_tables = Vec::new();
+        if let Some((evaluation, count)) = &self.evaluation {
+            let (headers, rows) = evaluation.table();
+            extra_tables.push((
+                format!("Predictors, label max, {count} test instructions"),
+                headers,
+                rows,
+            ));
+        }
+        let main = self.live.as_ref().or(self.replay.as_ref());
+        if let (Some(_), Some(replay)) = (&self.live, &self.replay) {
+            extra_tables.push(plain_arms(&replay.summary));
+        }
+        let page = render(&ReportData {
+            title: "quickstart".into(),
+            finding: None,
+            summary: main.map(|run| run.summary.clone()),
+            extra_tables,
+            figures,
+            config_toml: match main {
+                Some(run) => read(&run.directory.join("config.toml"))?,
+                None => String::new(),
+            },
+            environment_json: read(&base.join("environment.json"))?,
+            notes: self.notes.clone(),
+        })?;
+        let path = base.join("report.html");
+        persist::write(&path, page.as_bytes())?;
+        Ok(path)
+    }
+}
+
+fn plain_arms(summary: &Summary) -> (String, Vec<String>, Vec<Vec<String>>) {
+    let headers = crate::report::tables::arms_headers(summary);
+    let rows = crate::report::tables::arms_cells(summary)
+        .into_iter()
+        .map(|row| row.into_iter().map(|cell| cell.text).collect())
+        .collect();
+    let title = format!(
+        "{}: {}",
+        summary.experiment,
+        crate::report::wording::headline(&summary.executor)
+    );
+    (title, headers, rows)
+}
+
+fn read(path: &Path) -> Result<String> {
+    std::fs::read_to_string(path).map_err(|e| Error::io(path, e))
+}
