@@ -59,6 +59,7 @@ pub struct Arguments {
 pub fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     let instructions = instructions(arguments)?;
     let files = resolve(&arguments.model, global.shows_progress(), global.offline)?;
+    progress::detail_model(global, &files);
     let chat = ChatModel::load(&files, global.team())?;
     if arguments.show_prompt {
         let prompt = chat.prompt(&instructions[0].text)?;
@@ -72,6 +73,13 @@ pub fn run(global: &Global, arguments: &Arguments) -> Result<()> {
         seed: global.seed,
         slots: arguments.slots,
     };
+    progress::detail(
+        global,
+        &format!(
+            "the KV cache takes {:.2} GB for every 16 slots of 1,000 tokens",
+            16_000.0 * chat.config().kv_bytes_per_token() as f64 / 1e9
+        ),
+    );
     let built = sample(global, &chat, &instructions, &options, &arguments.out)?;
     let rate = built.stats.generated_tokens as f64 / built.elapsed.as_secs_f64();
     if global.json {

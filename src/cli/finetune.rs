@@ -181,6 +181,7 @@ pub fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     let mut data = TrainingData::of(&name, &dataset, label)?;
     data.truncate(settings.limit.unwrap_or(usize::MAX));
     let files = resolve(&settings.model, global.shows_progress(), global.offline)?;
+    progress::detail_model(global, &files);
     let text = toml::to_string(&settings).map_err(|e| Error::Numeric(e.to_string()))?;
     persist::write(&out.join("config.toml"), text.as_bytes())?;
     match kind {

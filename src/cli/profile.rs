@@ -36,6 +36,7 @@ pub struct Arguments {
 pub fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     must_not_exist(&arguments.out)?;
     let files = resolve(&arguments.model, global.shows_progress(), global.offline)?;
+    progress::detail_model(global, &files);
     let chat = ChatModel::load(&files, global.team())?;
     let bar = progress::bar(global, arguments.rows.len() as u64, "batch sizes");
     let Profile {

@@ -30,3 +30,24 @@ pub fn say(global: &Global, line: &str) {
         eprintln!("{line}");
     }
 }
+
+/// A line on stderr for those who asked for more with `-v`.
+pub fn detail(global: &Global, line: &str) {
+    if global.verbose {
+        eprintln!("{line}");
+    }
+}
+
+/// Tells `-v` which model's files are used, and how.
+pub fn detail_model(global: &Global, files: &crate::model::ModelFiles) {
+    detail(
+        global,
+        &format!(
+            "model {} from {}; {} threads, {:?} kernels",
+            files.name,
+            files.path().display(),
+            global.thread_count(),
+            crate::kernel::lane::Isa::detect()
+        ),
+    );
+}

@@ -19,6 +19,13 @@ pub struct KvCache {
     values: Lines,
 }
 
+impl ModelConfig {
+    /// Bytes of keys and values a token takes.
+    pub fn kv_bytes_per_token(&self) -> usize {
+        2 * self.num_hidden_layers * self.num_key_value_heads * self.head_dim * size_of::<f32>()
+    }
+}
+
 impl KvCache {
     /// # Errors
     /// If the memory cannot be had; the message says how much was asked for.
