@@ -72,7 +72,13 @@ pub fn run(global: &Global, arguments: &Arguments) -> Result<()> {
         seed: global.seed,
         slots: arguments.slots,
     };
-    let built = sample(global, &chat, &instructions, &options, &arguments.out)?;
+    let built =
+        sample(global, &chat, &instructions, &options, &arguments.out).map_err(
+            |e| match &arguments.instructions {
+                Some(path) => e.from_file(path),
+                None => e,
+            },
+        )?;
     let rate = built.stats.generated_tokens as f64 / built.elapsed.as_secs_f64();
     if global.json {
         println!(
