@@ -121,15 +121,21 @@ fn killed_three_times_it_ends_as_if_uninterrupted() {
 fn while_it_runs_no_other_may_and_ctrl_c_leaves_what_is_done() {
     let build = Build::new();
     let child = build.begin("out", "--slots 2", 1);
+    let pid = child.id().to_string();
+    let signal = |name: &str| {
+        let sent = Command::new("kill").args([name, &pid]).status();
+        assert!(sent.unwrap().success());
+    };
 
+    // Held still meanwhile, so that it cannot be done before the second begins.
+    signal("-STOP");
     let second = build.command("out", "").output().unwrap();
+    signal("-INT");
+    signal("-CONT");
     let line = refusal(&second, 2);
-    let owner = format!("process {}", child.id());
+    let owner = format!("process {pid}");
     assert!(line.contains("out") && line.contains(&owner), "{line}");
 
-    let pid = child.id().to_string();
-    let sent = Command::new("kill").args(["-INT", &pid]).status();
-    assert!(sent.unwrap().success());
     let output = child.wait_with_output().unwrap();
     let stderr = text(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{stderr}");

@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use crate::{lenaware, model, succeed_json};
 
-const MAX_NEW_TOKENS: u32 = 40;
+const MAX_NEW_TOKENS: u32 = 32;
 
 const EXPERIMENT: &str = r#"
 [experiment]
@@ -19,7 +19,7 @@ kind = "live"
 predictor = "file:predictions.jsonl"
 group_size = 48
 batch_size = 16
-max_new_tokens = 40
+max_new_tokens = 32
 scheduling = "sorted"
 [[arm]]
 name = "vanilla"
@@ -53,11 +53,13 @@ batching = "continuous"
 fn every_arm_answers_as_vanilla_does() {
     model();
     let dir = tempfile::tempdir().unwrap();
-    // The requests whose greedy answers are shortest, so that most end within the limit, and a
+    // The shortest prompts and greedy answers, so that most end within the limit, and a
     // predictor that is too low for every third of them.
     let mut dataset = embedded::embedded().unwrap();
     dataset.samples.retain(|s| s.temperature == 0.0);
-    dataset.samples.sort_by_key(|s| s.response_tokens);
+    dataset
+        .samples
+        .sort_by_key(|s| s.prompt_tokens + s.response_tokens);
     dataset.samples.truncate(96);
     dataset
         .samples

@@ -1,9 +1,12 @@
 //! The commands as a user runs them: the real binary, each test in a folder of its own. Tests
 //! that need SmolLM2-135M fail, not skip, where it cannot be had.
 
+mod bad_files;
 mod bad_input;
+mod bad_model;
 mod build_dataset;
 mod experiment;
+mod lengths;
 mod live;
 mod no_model;
 
@@ -82,4 +85,8 @@ fn has_keys(value: &Value, keys: &[&str]) {
     for key in keys {
         assert!(object.contains_key(*key), "`{key}` is not in {object:?}");
     }
+}
+
+fn read(path: PathBuf) -> String {
+    std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
