@@ -28,6 +28,9 @@ pub enum Error {
     /// A request does not fit the model or its cache.
     #[error("{0}")]
     TooLong(String),
+    /// The memory that was asked for cannot be had.
+    #[error("{0}")]
+    Memory(String),
     /// The user asked to stop; the message says how to go on.
     #[error("{0}")]
     Interrupted(String),
@@ -57,6 +60,14 @@ impl Error {
         Error::Config {
             path: path.as_ref().to_path_buf(),
             message: message.into(),
+        }
+    }
+
+    /// Says which file a prompt that is too long came from; other errors stay as they are.
+    pub fn from_file(self, path: impl AsRef<Path>) -> Self {
+        match self {
+            Error::TooLong(message) => Error::malformed(path, message),
+            other => other,
         }
     }
 

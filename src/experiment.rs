@@ -94,7 +94,7 @@ impl<'d> Workload<'d> {
             .collect()
     }
 
-    fn live_requests(&self, chat: &ChatModel) -> Result<Vec<LiveRequest>> {
+    fn live_requests(&self, chat: &ChatModel, new_tokens: usize) -> Result<Vec<LiveRequest>> {
         let temperature = match self.served {
             Served::Temperature(t) => t,
             Served::Random => {
@@ -110,8 +110,9 @@ impl<'d> Workload<'d> {
                     .samples
                     .iter()
                     .find(|s| s.temperature == temperature);
+                let (id, text) = (instance.instruction_id, instance.instruction);
                 Ok(LiveRequest {
-                    prompt: chat.prompt(instance.instruction)?.into(),
+                    prompt: chat.fitting_prompt(id, text, new_tokens)?.into(),
                     temperature,
                     seed: sample.map_or(0, |s| s.seed),
                 })
@@ -157,10 +158,10 @@ pub fn run(experiment: &Experiment, workshop: &Workshop, options: &RunOptions<'_
     let queries = Queries::of(experiment, &dataset, workshop)?;
     let stage = Stage::of(experiment, &workload, workshop)?;
     let config = experiment.to_toml()?;
+    stage.warm_up(experiment)?;
     let directory = open_directory(experiment, &config, options)?;
     let mut runs = directory.finished_arms()?;
     let total = experiment.seeds.len() * experiment.arms.len();
-    stage.warm_up(experiment)?;
     for &seed in &experiment.seeds {
         for arm in &experiment.arms {
             if runs.iter().any(|r| r.arm == arm.name && r.seed == seed) {
@@ -174,8 +175,14 @@ pub fn run(experiment: &Experiment, workshop: &Workshop, options: &RunOptions<'_
             });
             let outcome = stage.run(arm, seed, &workload, &queries, options.stop);
             let finished = match outcome {
+                Ok(finished) => finished,
                 Err(Error::Interrupted(_)) => return Err(interrupted(&directory, &runs, total)),
-                other => other?,
+                Err(error) => {
+                    if runs.is_empty() {
+                        directory.discard();
+                    }
+                    return Err(error.from_file(&experiment.workload.dataset));
+                }
             };
             runs.push(finished);
             // The large tables first: an arm that is listed is complete.
@@ -248,7 +255,10 @@ impl Stage {
         Ok(match experiment.executor.kind {
             ExecutorKind::Live => {
                 let chat = workshop.chat()?;
-                let requests = workload.live_requests(&chat)?;
+                let most = experiment.arms.iter().map(|a| a.schedule.max_new_tokens);
+                let requests = workload
+                    .live_requests(&chat, most.max().unwrap_or(0))
+                    .map_err(|e| e.from_file(&experiment.workload.dataset))?;
                 Stage::Live { chat, requests }
             }
             ExecutorKind::Replay => Stage::Replay {

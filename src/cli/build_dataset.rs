@@ -80,7 +80,13 @@ pub fn run(global: &Global, arguments: &Arguments) -> Result<()> {
             16_000.0 * chat.config().kv_bytes_per_token() as f64 / 1e9
         ),
     );
-    let built = sample(global, &chat, &instructions, &options, &arguments.out)?;
+    let built =
+        sample(global, &chat, &instructions, &options, &arguments.out).map_err(
+            |e| match &arguments.instructions {
+                Some(path) => e.from_file(path),
+                None => e,
+            },
+        )?;
     let rate = built.stats.generated_tokens as f64 / built.elapsed.as_secs_f64();
     if global.json {
         println!(

@@ -89,7 +89,8 @@ pub fn run(global: &Global, arguments: &Arguments) -> Result<()> {
         global.offline,
     );
     let names: Vec<&str> = arguments.predictor.iter().map(String::as_str).collect();
-    let evaluation = evaluate(global, &workshop, &names, &instances, &training, label)?;
+    let evaluation = evaluate(global, &workshop, &names, &instances, &training, label)
+        .map_err(|e| e.from_file(&arguments.dataset))?;
     if global.json {
         println!(
             "{}",

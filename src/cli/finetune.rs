@@ -183,14 +183,18 @@ pub fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     let files = resolve(&settings.model, global.shows_progress(), global.offline)?;
     progress::detail_model(global, &files);
     let text = toml::to_string(&settings).map_err(|e| Error::Numeric(e.to_string()))?;
-    persist::write(&out.join("config.toml"), text.as_bytes())?;
-    match kind {
+    let outcome = match kind {
         Trainable::Ridge => {
             let chat = ChatModel::load(&files, global.team())?;
             ridge(global, &files, &chat, &data, &out)
         }
         Trainable::Lora => lora(global, &files, &data, &settings, arguments.resume, &out),
+    };
+    // Beside what was trained or is to be continued, and nowhere else.
+    if matches!(outcome, Ok(()) | Err(Error::Interrupted(_))) {
+        persist::write(&out.join("config.toml"), text.as_bytes())?;
     }
+    outcome
 }
 
 /// Fits the ridge with a progress bar and prints what was chosen.

@@ -67,7 +67,10 @@ pub fn run(global: &Global, arguments: &Arguments) -> Result<()> {
         .collect();
     let predictor = workshop.predictor(&arguments.predictor, &training)?;
     let mut text = String::new();
-    for (query, prediction) in queries.iter().zip(predictor.predict(&queries)?) {
+    let predictions = predictor
+        .predict(&queries)
+        .map_err(|e| e.from_file(&arguments.instructions))?;
+    for (query, prediction) in queries.iter().zip(predictions) {
         let line = json!({
             "instruction_id": query.instruction_id,
             "predicted_tokens": prediction.tokens,

@@ -59,21 +59,35 @@ pub struct Arguments {
 pub fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     let begun = Instant::now();
     progress::say(global, "quickstart: about 6 minutes on 2 cores");
+    // A model that cannot be had is left out; any other mistake ends it before a file is written.
+    let workshop = Workshop::new(
+        MODEL,
+        global.team(),
+        global.shows_progress(),
+        global.offline,
+    );
+    let files = match resolve(MODEL, global.shows_progress(), global.offline) {
+        Ok(files) => {
+            workshop.chat()?;
+            Ok(files)
+        }
+        Err(Error::ModelUnavailable(why)) => Err(why),
+        Err(error) => return Err(error),
+    };
     let directory = RunDirectory::create(&arguments.results, "quickstart")?;
     directory.write_environment(&environment())?;
     let mut page = Page::default();
-    match resolve(MODEL, global.shows_progress(), global.offline) {
-        Ok(files) => with_model(global, &files, directory.path(), &mut page)?,
-        Err(Error::ModelUnavailable(why)) => {
+    match files {
+        Ok(files) => with_model(global, &workshop, &files, directory.path(), &mut page)?,
+        Err(why) => {
             let left_out = format!(
                 "Left out for want of a model: sampling, training, evaluation and the live \
                  batches. {why}"
             );
             progress::say(global, &left_out);
             page.notes.push(left_out);
-            page.replay = Some(replay(global, None, directory.path())?);
+            page.replay = Some(replay(global, &workshop, None, directory.path())?);
         }
-        Err(error) => return Err(error),
     }
     let report = page.write(directory.path())?;
     page.print();
@@ -97,13 +111,13 @@ struct Page {
     notes: Vec<String>,
 }
 
-fn with_model(global: &Global, files: &ModelFiles, base: &Path, page: &mut Page) -> Result<()> {
-    let workshop = Workshop::new(
-        MODEL,
-        global.team(),
-        global.shows_progress(),
-        global.offline,
-    );
+fn with_model(
+    global: &Global,
+    workshop: &Workshop,
+    files: &ModelFiles,
+    base: &Path,
+    page: &mut Page,
+) -> Result<()> {
     let chat = workshop.chat()?;
     progress::say(global, "1/5 sampling responses");
     let options = BuildOptions {
@@ -163,12 +177,12 @@ fn with_model(global: &Global, files: &ModelFiles, base: &Path, page: &mut Page)
     ));
 
     progress::say(global, "4/5 evaluating predictors");
-    let best = assess(global, &workshop, &data, [&ridge, &lora], base, page)?;
+    let best = assess(global, workshop, &data, [&ridge, &lora], base, page)?;
 
     progress::say(global, "5/5 scheduled against unscheduled batches");
     let live = experiment(LIVE, "./runs/best", &best)?;
-    page.live = Some(ablate::execute(global, &live, &workshop, base, false)?);
-    page.replay = Some(replay(global, Some(&best), base)?);
+    page.live = Some(ablate::execute(global, &live, workshop, base, false)?);
+    page.replay = Some(replay(global, workshop, Some(&best), base)?);
     page.dataset = Some(fresh);
     Ok(())
 }
@@ -268,10 +282,14 @@ fn experiment(text: &str, placeholder: &str, predictor: &str) -> Result<Experime
     Experiment::parse(&text, Path::new("quickstart"))
 }
 
-fn replay(global: &Global, predictor: Option<&str>, base: &Path) -> Result<Run> {
+fn replay(
+    global: &Global,
+    workshop: &Workshop,
+    predictor: Option<&str>,
+    base: &Path,
+) -> Result<Run> {
     let experiment = experiment(REPLAY, "ground-truth", predictor.unwrap_or("ground-truth"))?;
-    let workshop = Workshop::new(MODEL, global.team(), false, global.offline);
-    ablate::execute(global, &experiment, &workshop, base, false)
+    ablate::execute(global, &experiment, workshop, base, false)
 }
 
 impl Page {

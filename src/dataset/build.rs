@@ -165,22 +165,9 @@ fn prompts(
     instructions: &[Instruction],
     max_new_tokens: usize,
 ) -> Result<Vec<Arc<[u32]>>> {
-    let limit = chat.config().max_position_embeddings;
     instructions
         .iter()
-        .map(|instruction| {
-            let prompt = chat.prompt(&instruction.text)?;
-            if prompt.len() + max_new_tokens > limit {
-                return Err(Error::TooLong(format!(
-                    "instruction `{}` has {} prompt tokens, which with {max_new_tokens} new \
-                     tokens exceeds the model's context of {limit}: shorten it or lower \
-                     --max-new-tokens",
-                    instruction.id,
-                    prompt.len()
-                )));
-            }
-            Ok(prompt.into())
-        })
+        .map(|i| Ok(chat.fitting_prompt(&i.id, &i.text, max_new_tokens)?.into()))
         .collect()
 }
 

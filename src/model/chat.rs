@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::kernel::Team;
 
 use super::{ChatTemplate, Checkpoint, ModelConfig, ModelFiles, TextTokenizer, llama::Llama};
@@ -80,4 +80,39 @@ impl ChatModel {
     pub fn prompt(&self, instruction: &str) -> Result<Vec<u32>> {
         self.tokenizer.encode(&self.rendered(instruction)?)
     }
+
+    /// As [`ChatModel::prompt`], refused where it leaves no room for `new_tokens` in the
+    /// model's context; `id` names the instruction in the message.
+    ///
+    /// # Errors
+    /// A template that cannot be rendered, or a prompt that is too long.
+    pub fn fitting_prompt(
+        &self,
+        id: &str,
+        instruction: &str,
+        new_tokens: usize,
+    ) -> Result<Vec<u32>> {
+        let prompt = self.prompt(instruction)?;
+        fits(
+            id,
+            prompt.len(),
+            new_tokens,
+            self.config().max_position_embeddings,
+        )?;
+        Ok(prompt)
+    }
+}
+
+/// Refuses a prompt that leaves no room for `new_tokens` in a context of `limit` positions.
+///
+/// # Errors
+/// A prompt that is too long.
+pub fn fits(id: &str, prompt_tokens: usize, new_tokens: usize, limit: usize) -> Result<()> {
+    if prompt_tokens + new_tokens <= limit {
+        return Ok(());
+    }
+    Err(Error::TooLong(format!(
+        "instruction `{id}` has {prompt_tokens} prompt tokens, which with {new_tokens} new tokens \
+         exceeds the model's context of {limit}: shorten it or ask for fewer new tokens"
+    )))
 }

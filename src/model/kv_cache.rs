@@ -38,7 +38,7 @@ impl KvCache {
             * config.head_dim;
         let buffer = || {
             Lines::zeroed(side / BLOCK, false).map_err(|source| {
-                Error::TooLong(format!(
+                Error::Memory(format!(
                     "no memory for a KV cache of {slots} slots x {capacity} positions \
                      ({:.1} GB): use fewer slots or fewer new tokens ({source})",
                     (2 * side * size_of::<f32>()) as f64 / 1e9

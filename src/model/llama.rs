@@ -82,7 +82,7 @@ impl Llama {
         }
         let hidden = config.hidden_size;
         let memory = |e: std::io::Error| {
-            Error::TooLong(format!("no memory for the model's packed weights: {e}"))
+            Error::Memory(format!("no memory for the model's packed weights: {e}"))
         };
         let mut layers = Vec::with_capacity(config.num_hidden_layers);
         for i in 0..config.num_hidden_layers {

@@ -48,7 +48,13 @@ impl Predictor for Asked {
     fn predict(&self, queries: &[Query<'_>]) -> Result<Vec<Prediction>> {
         let prompts = queries
             .iter()
-            .map(|q| self.chat.prompt(&question(q.instruction)).map(Arc::from))
+            .map(|q| {
+                let question = question(q.instruction);
+                let prompt =
+                    self.chat
+                        .fitting_prompt(q.instruction_id, &question, MAX_NEW_TOKENS)?;
+                Ok(prompt.into())
+            })
             .collect::<Result<Vec<Arc<[u32]>>>>()?;
         let longest = prompts.iter().map(|p| p.len()).max().unwrap_or(0);
         let slots = SLOTS.min(queries.len()).max(1);

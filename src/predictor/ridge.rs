@@ -287,8 +287,11 @@ impl Predictor for Ridge {
     }
 
     fn predict(&self, queries: &[Query<'_>]) -> Result<Vec<Prediction>> {
-        let texts: Vec<&str> = queries.iter().map(|q| q.instruction).collect();
-        let states = last_token_states(&self.chat, &texts, &[self.fit.layer], |_| ())?;
+        let asked: Vec<(&str, &str)> = queries
+            .iter()
+            .map(|q| (q.instruction_id, q.instruction))
+            .collect();
+        let states = last_token_states(&self.chat, &asked, &[self.fit.layer], |_| ())?;
         Ok(states
             .chunks_exact(self.chat.config().hidden_size)
             .map(|state| Prediction::of(self.fit.predict(state)))

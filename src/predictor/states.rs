@@ -9,21 +9,21 @@ use crate::model::llama::{Capture, Chunk, Workspace};
 const PASS_TOKENS: usize = 512;
 const SLOTS: usize = 32;
 
-/// States after each of `layers` blocks (0 is the embedding) of the last token of every
-/// instruction's chat prompt: `[instruction][layer][hidden]`. What all prompts begin with is
+/// States after each of `layers` blocks (0 is the embedding) of the last token of the chat
+/// prompt of every instruction (its id and text): `[instruction][layer][hidden]`. What all prompts begin with is
 /// run once.
 ///
 /// # Errors
 /// A prompt that does not fit the model.
 pub fn last_token_states(
     chat: &ChatModel,
-    instructions: &[&str],
+    instructions: &[(&str, &str)],
     layers: &[usize],
     mut on_progress: impl FnMut(usize),
 ) -> Result<Vec<f32>> {
     let prompts = instructions
         .iter()
-        .map(|i| chat.prompt(i))
+        .map(|(id, text)| chat.fitting_prompt(id, text, 0))
         .collect::<Result<Vec<_>>>()?;
     let Some(first) = prompts.first() else {
         return Ok(Vec::new());

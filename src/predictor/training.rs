@@ -9,6 +9,7 @@ use crate::error::{Error, Result};
 use crate::evaluate::statistics::median;
 use crate::kernel::Team;
 use crate::lora::{Adapter, LoraConfig, peft};
+use crate::model::chat::fits;
 use crate::model::{ChatModel, Checkpoint, ModelFiles, TextTokenizer};
 use crate::persist;
 use crate::report::figures::loss_curve;
@@ -25,7 +26,7 @@ const TARGET_CELL: f64 = 50.0;
 /// A checkpoint is written every so many steps.
 const CHECKPOINT_EVERY: usize = 20;
 /// Validation instructions whose loss is watched.
-const WATCHED: usize = 64;
+const WATCHED: usize = 32;
 
 /// The parts of a dataset that training sees; the test split is never among them.
 pub struct TrainingData<'d> {
@@ -110,13 +111,16 @@ pub fn train_ridge(
     mut on_progress: impl FnMut(usize),
 ) -> Result<Vec<Trial>> {
     let layers = ridge::candidate_layers(chat.config().num_hidden_layers);
-    let texts = |of: &[Instance<'_>]| of.iter().map(|i| i.instruction.to_string()).collect();
-    let run = |texts: Vec<String>, done: usize, on: &mut dyn FnMut(usize)| {
-        let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
-        last_token_states(chat, &texts, &layers, |n| on(done + n))
+    let run = |of: &[Instance<'_>], done: usize, on: &mut dyn FnMut(usize)| {
+        let asked: Vec<(&str, &str)> = of
+            .iter()
+            .map(|i| (i.instruction_id, i.instruction))
+            .collect();
+        last_token_states(chat, &asked, &layers, |n| on(done + n))
+            .map_err(|e| e.from_file(&data.name))
     };
-    let train_states = run(texts(&data.train), 0, &mut on_progress)?;
-    let validation_states = run(texts(&data.validation), data.train.len(), &mut on_progress)?;
+    let train_states = run(&data.train, 0, &mut on_progress)?;
+    let validation_states = run(&data.validation, data.train.len(), &mut on_progress)?;
     let (train_labels, validation_labels) =
         (data.labels(&data.train), data.labels(&data.validation));
     let (fitted, trials) = ridge::fit(
@@ -177,7 +181,14 @@ pub fn train_lora(
         .ok_or_else(|| Error::Usage("the model names no end token".into()))?;
     let examples = |of: &[Instance<'_>]| -> Result<Vec<Example>> {
         of.iter()
-            .map(|instance| example(tokenizer, instance, data.label, end))
+            .map(|instance| {
+                let example = example(tokenizer, instance, data.label, end)?;
+                let (prompt, target) = (example.prompt.len(), example.target.len());
+                let limit = checkpoint.config.max_position_embeddings;
+                fits(instance.instruction_id, prompt, target, limit)
+                    .map_err(|e| e.from_file(&data.name))?;
+                Ok(example)
+            })
             .collect()
     };
     let train = examples(&data.train)?;
@@ -188,7 +199,7 @@ pub fn train_lora(
     drop(checkpoint);
     let micro_batch = config.micro_batch_size;
     let total_steps = config.total_steps(train.len());
-    let watch_every = (total_steps / 6).max(1);
+    let watch_every = (total_steps / 3).max(1);
     let mut training = Training::new(model, config)?;
     let state = out.join("checkpoint.safetensors");
     let mut log = Log::default();

@@ -83,6 +83,24 @@ impl RunDirectory {
         &self.path
     }
 
+    /// Takes the folder of a run that failed before its first arm away again. A folder that
+    /// holds anything but its configuration and environment stays.
+    pub fn discard(self) {
+        let begun = ["config.toml", "environment.json"];
+        let is_begun = |entry: std::io::Result<std::fs::DirEntry>| {
+            entry.is_ok_and(|e| begun.iter().any(|name| e.file_name() == *name))
+        };
+        if !std::fs::read_dir(&self.path).is_ok_and(|mut entries| entries.all(is_begun)) {
+            return;
+        }
+        for name in begun {
+            let _ = std::fs::remove_file(self.path.join(name));
+        }
+        let _ = std::fs::remove_dir(&self.path);
+        // The experiment's folder too, if this was its only run.
+        let _ = self.path.parent().map(std::fs::remove_dir);
+    }
+
     /// Where a figure goes, without its ending.
     pub fn figure(&self, name: &str) -> PathBuf {
         self.path.join("figures").join(name)

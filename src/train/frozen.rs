@@ -32,7 +32,7 @@ impl FrozenLinear {
                 transposed[k * out + o] = *w;
             }
         }
-        let memory = |e| error::Error::TooLong(format!("no memory for training weights: {e}"));
+        let memory = |e| error::Error::Memory(format!("no memory for training weights: {e}"));
         Ok(FrozenLinear {
             forward: Arc::new(PackedWeights::pack(&[weight], rows_in).map_err(memory)?),
             backward: Arc::new(PackedWeights::pack(&[&transposed], out).map_err(memory)?),
