@@ -155,9 +155,9 @@ fn with_model(
     progress::say(global, "3/5 tuning a LoRA adapter");
     let lora = base.join("lora");
     let config = TrainConfig {
-        epochs: 1,
-        micro_batch_size: 8,
-        gradient_accumulation: 1,
+        max_steps: Some(24),
+        micro_batch_size: 4,
+        gradient_accumulation: 2,
         learning_rate: 1e-3,
         seed: global.seed,
         ..TrainConfig::default()

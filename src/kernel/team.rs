@@ -10,7 +10,7 @@ use std::thread::{JoinHandle, Thread};
 
 /// Looks at the epoch this often before giving the core away, and before sleeping.
 const SPINS_BEFORE_YIELD: usize = 200;
-const SPINS_BEFORE_PARK: usize = 200_000;
+const SPINS_BEFORE_PARK: usize = 5_000;
 
 type Job = *const (dyn Fn(usize) + Sync);
 
