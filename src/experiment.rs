@@ -351,11 +351,14 @@ impl Stage {
     }
 }
 
+/// A predictor under a label, and the seed where the served answers are drawn by it.
+type PredictionKey = (String, Option<u64>);
+
 /// The predictors of the arms, made once, with the training lengths of each label.
 struct Queries {
     predictors: HashMap<String, Box<dyn crate::predictor::Predictor>>,
     /// Predictions of replays: simulated time does not count them, so each is made once.
-    remembered: RefCell<HashMap<(String, Option<u64>), Vec<f64>>>,
+    remembered: RefCell<HashMap<PredictionKey, Vec<f64>>>,
 }
 
 impl Queries {

@@ -100,7 +100,7 @@ fn greedy(logits: &[f32]) -> u32 {
 
 instantiate! {
     /// Replaces logits by e^((logit - largest) * inverse_temperature) and returns their sum.
-    pub unsafe fn numerators = numerators_kernel(
+    unsafe fn numerators = numerators_kernel(
         logits: *mut f32, n: usize, largest: f32, inverse_temperature: f32,
     ) -> f32
 }

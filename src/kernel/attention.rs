@@ -61,7 +61,7 @@ pub(crate) fn attend_as(isa: Isa, call: &Attend<'_>, scratch: &mut [f32], out: &
 
 instantiate! {
     /// Up to 4 heads at once.
-    pub unsafe fn attend_heads = some_heads(
+    unsafe fn attend_heads = some_heads(
         call: &Attend<'_>, heads: usize, q: *const f32, scores: *mut f32, out: *mut f32,
     )
 }

@@ -5,7 +5,7 @@ use super::lane::{Isa, Lane, WIDTH, instantiate};
 instantiate! {
     /// `y = x / sqrt(mean(x^2) + eps) * weight` over `n` elements, the sum of squares in a
     /// fixed order.
-    pub unsafe fn rms_norm_raw = rms_norm_kernel(
+    unsafe fn rms_norm_raw = rms_norm_kernel(
         x: *const f32, weight: *const f32, n: usize, eps: f32, y: *mut f32,
     )
 }

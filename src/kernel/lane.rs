@@ -422,7 +422,7 @@ mod tests {
     unsafe fn exp_into<L: Lane>(from: *const f32, to: *mut f32) {
         unsafe { L::load(from).exp().store(to) }
     }
-    instantiate! { pub unsafe fn exp_of = exp_into(from: *const f32, to: *mut f32) }
+    instantiate! { unsafe fn exp_of = exp_into(from: *const f32, to: *mut f32) }
 
     #[test]
     fn exp_is_accurate_and_the_same_on_every_instruction_set() {

@@ -70,15 +70,12 @@ pub fn draw_run(folder: &Path) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// The two runs worth comparing box by box: the first arm and the one of the highest
-/// throughput, under the first seed that has the batches of both.
+/// The two runs worth comparing box by box: the first arm and the fastest that also runs in
+/// micro-batches, under the first seed that has the batches of both.
 fn schedules(data: &RunData) -> Option<(&ArmRun, &ArmRun)> {
     let arms = &data.summary.arms;
     let first = arms.first()?;
-    let best = (1..arms.len()).max_by(|a, b| {
-        let speed = |place: usize| arms[place].throughput_samples_per_s.mean;
-        speed(*a).total_cmp(&speed(*b))
-    })?;
+    let best = wording::best_scheduled(arms)?;
     let run = |arm: &str, seed: u64| {
         data.runs
             .iter()

@@ -9,6 +9,7 @@ mod experiment;
 mod lengths;
 mod live;
 mod no_model;
+mod readme;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

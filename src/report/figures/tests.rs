@@ -79,7 +79,9 @@ fn pairs(count: usize) -> (Vec<f64>, Vec<f64>) {
     (predictions, labels)
 }
 
-fn losses(count: u64, every: u64) -> (Vec<(u64, f64)>, Vec<(u64, f64)>) {
+type Curve = Vec<(u64, f64)>;
+
+fn losses(count: u64, every: u64) -> (Curve, Curve) {
     let mut rng = generator();
     let at = |step: u64| 0.9 + 2.6 * (-(step as f64) / 60.0).exp();
     let points = (1..=count)
