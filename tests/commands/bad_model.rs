@@ -23,7 +23,6 @@ fn models_that_are_none() {
             "finetune --predictor lora --out out",
             "evaluate --predictor perception-only",
             "profile --out out.toml",
-            "quickstart --results out",
         ] {
             check(&format!("{command} --model {model}"), code, &[named]);
         }
