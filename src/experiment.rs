@@ -22,7 +22,7 @@ use crate::model::ChatModel;
 use crate::predictor::{Query, Workshop, training_lengths};
 use crate::provenance::environment;
 use crate::report::{RunDirectory, draw_run};
-use crate::schedule::{Batching, MicroBatch, arrival_order};
+use crate::schedule::{Batching, MicroBatch, Scheduling, arrival_order};
 
 /// The requests of an experiment, in the order of the dataset.
 pub struct Workload<'d> {
@@ -301,41 +301,38 @@ impl Stage {
             Stage::Replay { .. } => queries.remembered(arm, seed, workload, &lengths)?,
         };
         let predict_s = begun.elapsed().as_secs_f64();
-        match self {
-            Stage::Live { chat, requests } => {
-                let mut executor = LiveExecutor::new(chat.llama(), requests, most, stop);
-                // Vanilla and every other arm that ignores predictions do not wait for them.
-                let waits = arm.schedule.scheduling != crate::schedule::Scheduling::None;
-                let mut run = run_arm(
-                    &mut executor,
-                    &arm.name,
-                    seed,
-                    &order,
-                    &predictions,
-                    &arm.schedule,
-                    if waits { predict_s } else { 0.0 },
-                )?;
-                run.outputs_sha256 = Some(executor.outputs_sha256());
-                Ok(run)
-            }
+        // Vanilla and every other arm that ignores predictions do not wait for them, and
+        // simulated time knows nothing of what predicting costs on other hardware.
+        let scheduled = arm.schedule.scheduling != Scheduling::None;
+        let (mut executor, predict_s): (Box<dyn Executor + '_>, f64) = match self {
+            Stage::Live { chat, requests } => (
+                Box::new(LiveExecutor::new(chat.llama(), requests, most, stop)),
+                if scheduled { predict_s } else { 0.0 },
+            ),
             Stage::Replay {
                 prompt_tokens,
                 step_time,
-            } => {
-                let mut executor =
-                    ReplayExecutor::new(&lengths, prompt_tokens, most, step_time.clone());
-                // Simulated time knows nothing of what predicting costs on other hardware.
-                run_arm(
-                    &mut executor,
-                    &arm.name,
-                    seed,
-                    &order,
-                    &predictions,
-                    &arm.schedule,
-                    0.0,
-                )
-            }
-        }
+            } => (
+                Box::new(ReplayExecutor::new(
+                    &lengths,
+                    prompt_tokens,
+                    most,
+                    step_time.clone(),
+                )),
+                0.0,
+            ),
+        };
+        let mut run = run_arm(
+            executor.as_mut(),
+            &arm.name,
+            seed,
+            &order,
+            &predictions,
+            &arm.schedule,
+            predict_s,
+        )?;
+        run.outputs_sha256 = executor.outputs_sha256();
+        Ok(run)
     }
 
     fn describe(&self, experiment: &Experiment) -> ExecutorSummary {

@@ -1,6 +1,6 @@
 //! `lenaware evaluate`: accuracy of predictors on a length dataset.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use clap::Args;
@@ -10,6 +10,7 @@ use crate::dataset::embedded::{self, EMBEDDED};
 use crate::dataset::{Instance, Label, Split};
 use crate::error::{Error, Result};
 use crate::evaluate::predictor_metrics::{PredictorMetrics, floor_and_ceiling, predictor_metrics};
+use crate::predictor::stored::Description;
 use crate::predictor::{Query, TrainingLength, Workshop, training_lengths};
 use crate::report::tables::text_table;
 
@@ -138,6 +139,7 @@ pub fn evaluate(
     for name in names {
         progress::say(global, &format!("evaluating {name}"));
         let predictor = workshop.predictor(name, training)?;
+        warn_of_label(global, name, label);
         let begun = Instant::now();
         let predictions = predictor.predict(&queries)?;
         let ms = begun.elapsed().as_secs_f64() * 1e3 / queries.len() as f64;
@@ -162,6 +164,19 @@ pub fn evaluate(
         predictions: all,
         labels,
     })
+}
+
+/// A predictor trained for another label is evaluated all the same, but not silently.
+fn warn_of_label(global: &Global, name: &str, label: Label) {
+    if let Ok(Some(trained)) = Description::read(Path::new(name))
+        && trained.label != label.to_string()
+    {
+        let trained = trained.label;
+        progress::say(
+            global,
+            &format!("note: {name} was trained for the label {trained}, not {label}"),
+        );
+    }
 }
 
 impl Evaluation {

@@ -40,8 +40,8 @@ pub(crate) struct Global {
     #[arg(long, global = true, default_value = "auto", value_name = "DEVICE")]
     device: String,
     /// Threads [default: one a core]
-    #[arg(long, global = true, value_name = "N")]
-    threads: Option<usize>,
+    #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: Option<u16>,
     /// The seed that every random choice follows from
     #[arg(long, global = true, default_value_t = 42, value_name = "SEED")]
     seed: u64,
@@ -124,8 +124,10 @@ fn one_line(error: &Error) -> String {
 
 impl Global {
     fn thread_count(&self) -> usize {
-        self.threads
-            .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from))
+        self.threads.map_or_else(
+            || std::thread::available_parallelism().map_or(1, usize::from),
+            usize::from,
+        )
     }
 
     fn team(&self) -> Arc<Team> {

@@ -56,20 +56,6 @@ impl<'m> LiveExecutor<'m> {
         &self.outputs
     }
 
-    /// A hash of every answer served: equal for two arms if and only if (for all practical
-    /// purposes) each request got the same tokens from both.
-    pub fn outputs_sha256(&self) -> String {
-        let mut hash = Sha256::new();
-        for (request, tokens) in &self.outputs {
-            hash.update((*request as u64).to_le_bytes());
-            hash.update((tokens.len() as u64).to_le_bytes());
-            for token in tokens {
-                hash.update(token.to_le_bytes());
-            }
-        }
-        crate::dataset::plan::hex(&hash.finalize())
-    }
-
     fn generate(
         &mut self,
         members: &[usize],
@@ -183,6 +169,20 @@ impl Executor for LiveExecutor<'_> {
             prefill_s: stats.prefill_s,
             decode_s: stats.decode_s,
         })
+    }
+
+    /// Equal for two arms if and only if (for all practical purposes) each request got the
+    /// same tokens from both.
+    fn outputs_sha256(&self) -> Option<String> {
+        let mut hash = Sha256::new();
+        for (request, tokens) in &self.outputs {
+            hash.update((*request as u64).to_le_bytes());
+            hash.update((tokens.len() as u64).to_le_bytes());
+            for token in tokens {
+                hash.update(token.to_le_bytes());
+            }
+        }
+        Some(crate::dataset::plan::hex(&hash.finalize()))
     }
 }
 

@@ -75,4 +75,9 @@ pub trait Executor {
 
     /// Runs all requests in `order` through `slots` rows; a freed row is refilled at once.
     fn run_continuous(&mut self, order: &[usize], slots: usize) -> Result<ContinuousRun>;
+
+    /// A hash of every answer served so far, where answers are really generated.
+    fn outputs_sha256(&self) -> Option<String> {
+        None
+    }
 }
