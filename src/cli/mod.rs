@@ -13,6 +13,7 @@ mod profile;
 mod progress;
 mod quickstart;
 mod report;
+mod reproduce;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -69,6 +70,7 @@ enum Command {
     Predict(predict::Arguments),
     Profile(profile::Arguments),
     Ablate(ablate::Arguments),
+    Reproduce(reproduce::Arguments),
     Report(report::Arguments),
     Doctor(doctor::Arguments),
 }
@@ -109,6 +111,7 @@ fn run(cli: &Cli) -> Result<()> {
         Command::Predict(arguments) => predict::run(global, arguments),
         Command::Profile(arguments) => profile::run(global, arguments),
         Command::Ablate(arguments) => ablate::run(global, arguments),
+        Command::Reproduce(arguments) => reproduce::run(global, arguments),
         Command::Report(arguments) => report::run(global, arguments),
         Command::Doctor(arguments) => doctor::run(global, arguments),
     }

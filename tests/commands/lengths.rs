@@ -158,3 +158,14 @@ fn the_doctor_tells_what_there_is() {
         assert!(told.contains(part), "{told}");
     }
 }
+
+#[test]
+fn reproduction_sets_the_papers_numbers_beside_ours() {
+    let dir = tempfile::tempdir().unwrap();
+    let found = succeed_json(lenaware(dir.path()).args(["--json", "reproduce"]));
+    let arms = found["summary"]["arms"].as_array().unwrap();
+    for row in found["paper"].as_array().unwrap() {
+        assert!(arms.iter().any(|arm| arm["name"] == row["arm"]), "{row}");
+    }
+    assert_eq!(found["summary"]["executor"]["kind"], "replay");
+}
