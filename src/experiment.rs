@@ -1,19 +1,16 @@
 //! Runs an experiment file: arms x seeds on an executor, into a run directory, resumable by
 //! arm and seed. Seeds are the outer loop, so that a drift of the machine hits all arms alike.
 
+mod workload;
+
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use rand::Rng;
-use rand_chacha::ChaCha8Rng;
-use rand_chacha::rand_core::SeedableRng;
-
 use crate::config::{Arm, ExecutorKind, Experiment, Served};
-use crate::dataset::embedded;
-use crate::dataset::{Instance, LengthDataset, Split};
+use crate::dataset::{LengthDataset, embedded};
 use crate::error::{Error, Result};
 use crate::evaluate::accounting::summarise_arm;
 use crate::evaluate::summary::{ArmRun, ExecutorSummary, Summary};
@@ -24,102 +21,7 @@ use crate::provenance::environment;
 use crate::report::{RunDirectory, draw_run};
 use crate::schedule::{Batching, MicroBatch, Scheduling, arrival_order};
 
-/// The requests of an experiment, in the order of the dataset.
-pub struct Workload<'d> {
-    pub instances: Vec<Instance<'d>>,
-    served: Served,
-}
-
-impl<'d> Workload<'d> {
-    /// The instructions of the experiment's split, as many as it asks for.
-    ///
-    /// # Errors
-    /// An empty split, or an instruction without a sample at the served temperature.
-    pub fn of(experiment: &Experiment, dataset: &'d LengthDataset) -> Result<Workload<'d>> {
-        let asked = &experiment.workload;
-        let mut instances = dataset.instances();
-        if asked.split.is_some() {
-            instances.retain(|i| i.split == asked.split);
-        }
-        instances.truncate(asked.limit.unwrap_or(usize::MAX));
-        if instances.is_empty() {
-            return Err(Error::Usage(format!(
-                "the workload is empty: {} has no instructions of the split `{}`",
-                asked.dataset,
-                asked.split.map_or("all", Split::name)
-            )));
-        }
-        let workload = Workload {
-            instances,
-            served: asked.served,
-        };
-        workload.lengths(0)?;
-        Ok(workload)
-    }
-
-    /// Served response lengths by request, tokens.
-    ///
-    /// # Errors
-    /// An instruction without a sample at the served temperature.
-    pub fn lengths(&self, seed: u64) -> Result<Vec<usize>> {
-        let mut rng = ChaCha8Rng::seed_from_u64(seed);
-        self.instances
-            .iter()
-            .map(|instance| {
-                let sample = match self.served {
-                    Served::Temperature(t) => instance
-                        .samples
-                        .iter()
-                        .find(|s| s.temperature == t)
-                        .ok_or_else(|| {
-                            Error::Usage(format!(
-                                "the instruction `{}` has no sample at temperature {t}: change \
-                                 `served`",
-                                instance.instruction_id
-                            ))
-                        })?,
-                    Served::Random => {
-                        &instance.samples[rng.random_range(0..instance.samples.len())]
-                    }
-                };
-                Ok(sample.response_tokens as usize)
-            })
-            .collect()
-    }
-
-    fn prompt_tokens(&self) -> Vec<usize> {
-        self.instances
-            .iter()
-            .map(|i| i.samples[0].prompt_tokens as usize)
-            .collect()
-    }
-
-    fn live_requests(&self, chat: &ChatModel, new_tokens: usize) -> Result<Vec<LiveRequest>> {
-        let temperature = match self.served {
-            Served::Temperature(t) => t,
-            Served::Random => {
-                return Err(Error::Usage(
-                    "`served = \"random\"` needs recorded answers: use `kind = \"replay\"`".into(),
-                ));
-            }
-        };
-        self.instances
-            .iter()
-            .map(|instance| {
-                let sample = instance
-                    .samples
-                    .iter()
-                    .find(|s| s.temperature == temperature);
-                let (id, text) = (instance.instruction_id, instance.instruction);
-                Ok(LiveRequest {
-                    prompt: chat.fitting_prompt(id, text, new_tokens)?.into(),
-                    temperature,
-                    seed: sample.map_or(0, |s| s.seed),
-                })
-            })
-            .collect()
-    }
-}
+pub use workload::Workload;
 
 /// What [`run`] tells while it goes on.
 pub struct Progress<'a> {

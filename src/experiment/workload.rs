@@ -1,0 +1,115 @@
+//! The requests of an experiment: which instructions are served, and how long their recorded
+//! answers are.
+
+use rand::Rng;
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::SeedableRng;
+
+use crate::config::{Experiment, Served};
+use crate::dataset::{Instance, LengthDataset, Split};
+use crate::error::{Error, Result};
+use crate::execute::LiveRequest;
+use crate::model::ChatModel;
+
+/// The requests of an experiment, in the order of the dataset.
+pub struct Workload<'d> {
+    pub instances: Vec<Instance<'d>>,
+    pub(super) served: Served,
+}
+
+impl<'d> Workload<'d> {
+    /// The instructions of the experiment's split, as many as it asks for.
+    ///
+    /// # Errors
+    /// An empty split, or an instruction without a sample at the served temperature.
+    pub fn of(experiment: &Experiment, dataset: &'d LengthDataset) -> Result<Workload<'d>> {
+        let asked = &experiment.workload;
+        let mut instances = dataset.instances();
+        if asked.split.is_some() {
+            instances.retain(|i| i.split == asked.split);
+        }
+        instances.truncate(asked.limit.unwrap_or(usize::MAX));
+        if instances.is_empty() {
+            return Err(Error::Usage(format!(
+                "the workload is empty: {} has no instructions of the split `{}`",
+                asked.dataset,
+                asked.split.map_or("all", Split::name)
+            )));
+        }
+        let workload = Workload {
+            instances,
+            served: asked.served,
+        };
+        workload.lengths(0)?;
+        Ok(workload)
+    }
+
+    /// Served response lengths by request, tokens.
+    ///
+    /// # Errors
+    /// An instruction without a sample at the served temperature.
+    pub fn lengths(&self, seed: u64) -> Result<Vec<usize>> {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        self.instances
+            .iter()
+            .map(|instance| {
+                let sample = match self.served {
+                    Served::Temperature(t) => instance
+                        .samples
+                        .iter()
+                        .find(|s| s.temperature == t)
+                        .ok_or_else(|| {
+                            Error::Usage(format!(
+                                "the instruction `{}` has no sample at temperature {t}: change \
+                                 `served`",
+                                instance.instruction_id
+                            ))
+                        })?,
+                    Served::Random => {
+                        &instance.samples[rng.random_range(0..instance.samples.len())]
+                    }
+                };
+                Ok(sample.response_tokens as usize)
+            })
+            .collect()
+    }
+
+    /// Prompt lengths by request, tokens; 0 where the dataset does not know.
+    pub(super) fn prompt_tokens(&self) -> Vec<usize> {
+        self.instances
+            .iter()
+            .map(|i| i.samples[0].prompt_tokens as usize)
+            .collect()
+    }
+
+    /// The requests as the real model gets them.
+    pub(super) fn live_requests(
+        &self,
+        chat: &ChatModel,
+        new_tokens: usize,
+    ) -> Result<Vec<LiveRequest>> {
+        let temperature = match self.served {
+            Served::Temperature(t) => t,
+            Served::Random => {
+                return Err(Error::Usage(
+                    "`served = \"random\"` needs recorded answers: use `kind = \"replay\"`".into(),
+                ));
+            }
+        };
+        self.instances
+            .iter()
+            .map(|instance| {
+                let sample = instance
+                    .samples
+                    .iter()
+                    .find(|s| s.temperature == temperature);
+                let (id, text) = (instance.instruction_id, instance.instruction);
+                Ok(LiveRequest {
+                    prompt: chat.fitting_prompt(id, text, new_tokens)?.into(),
+                    temperature,
+                    seed: sample.map_or(0, |s| s.seed),
+                })
+            })
+            .collect()
+    }
+}
