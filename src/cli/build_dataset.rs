@@ -77,7 +77,7 @@ pub fn run(global: &Global, arguments: &Arguments) -> Result<()> {
         global,
         &format!(
             "the KV cache takes {:.2} GB for every 16 slots of 1,000 tokens",
-            16_000.0 * chat.config().kv_bytes_per_token() as f64 / 1e9
+            16_000.0 * chat.llama().kv_bytes_per_token() as f64 / 1e9
         ),
     );
     let built =

@@ -55,6 +55,7 @@ pub fn run(global: &Global, _arguments: &Arguments) -> Result<()> {
     println!(
         "kernels     {}",
         match isa {
+            Isa::Avx512Bf16 => "AVX-512 with bf16 products",
             Isa::Avx512 => "AVX-512",
             Isa::Avx2 => "AVX2 with FMA (AVX-512 would be about twice as fast)",
             Isa::Portable => "portable (slow: no AVX2)",

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::dataset::FinishReason;
 use crate::error::{Error, Result};
 use crate::model::kv_cache::KvCache;
-use crate::model::llama::{Chunk, Llama, Workspace};
+use crate::model::llama::{Chunk, Llama, PartTimes, Workspace};
 
 use sampling::Draw;
 
@@ -67,7 +67,12 @@ pub struct RunStats {
     /// Prompt tokens run through the model (shared prefixes are copied, not run).
     pub prefill_tokens: usize,
     pub prefill_s: f64,
+    /// Seconds of decoding, drawing tokens included.
     pub decode_s: f64,
+    /// Seconds of drawing tokens while decoding.
+    pub sampling_s: f64,
+    /// Seconds of decoding by part of the forward pass.
+    pub parts: PartTimes,
 }
 
 /// Told of what happens while the engine runs.
@@ -114,7 +119,7 @@ impl<'m> Engine<'m> {
     pub fn new(model: &'m Llama, slots: usize, capacity: usize) -> Result<Engine<'m>> {
         Ok(Engine {
             model,
-            cache: KvCache::new(model.config(), slots.max(1), capacity)?,
+            cache: model.new_cache(slots.max(1), capacity)?,
             workspace: Workspace::default(),
             end_tokens: model.config().eos_token_ids.clone(),
             share_prefixes: true,
@@ -130,6 +135,11 @@ impl<'m> Engine<'m> {
 
     pub fn slots(&self) -> usize {
         self.cache.slots()
+    }
+
+    /// The most memory, in bytes, that keys and values took at once.
+    pub fn peak_cache_bytes(&self) -> usize {
+        self.cache.peak_bytes()
     }
 
     /// Tokens (prompt and response) that a slot can hold.
@@ -157,11 +167,11 @@ impl<'m> Engine<'m> {
                 if running.is_empty() {
                     return Ok(stats);
                 }
-                retire(batching, &mut running, &mut free);
+                self.retire(batching, &mut running, &mut free);
             }
             if !running.is_empty() {
                 self.decode(&mut running, &mut stats, observer)?;
-                retire(batching, &mut running, &mut free);
+                self.retire(batching, &mut running, &mut free);
             }
             if observer.stepped(&stats).is_break() {
                 return Ok(stats);
@@ -219,11 +229,15 @@ impl<'m> Engine<'m> {
                 logits: true,
             })
             .collect();
+        self.workspace.times = stats.parts;
         let logits = self
             .model
             .forward(&chunks, &mut self.cache, &mut self.workspace, None)?;
+        let drawing = Instant::now();
         let draws: Vec<Draw> = running.iter().map(Sequence::next_draw).collect();
         let tokens = sampling::draw_all(self.model.team(), logits, &draws);
+        stats.sampling_s += drawing.elapsed().as_secs_f64();
+        stats.parts = self.workspace.times;
         stats.decode_s += begun.elapsed().as_secs_f64();
         stats.steps += 1;
         stats.computed_tokens += running.len();
@@ -233,6 +247,26 @@ impl<'m> Engine<'m> {
             }
         }
         Ok(())
+    }
+
+    /// Lets finished rows go, as the batching has it. Their prompts stay in the cache for
+    /// requests that begin alike; the memory of their answers is free.
+    fn retire(
+        &mut self,
+        batching: Batching,
+        running: &mut Vec<Sequence>,
+        free: &mut VecDeque<usize>,
+    ) {
+        if batching == Batching::Static && running.iter().any(|s| !s.done) {
+            return;
+        }
+        running.retain(|s| {
+            if s.done {
+                self.cache.truncate(s.slot, s.request.prompt.len());
+                free.push_back(s.slot);
+            }
+            !s.done
+        });
     }
 
     fn check(&self, request: &Request) -> Result<()> {
@@ -291,19 +325,6 @@ impl Sequence {
         }
         Ok(())
     }
-}
-
-/// Lets finished rows go, as the batching has it.
-fn retire(batching: Batching, running: &mut Vec<Sequence>, free: &mut VecDeque<usize>) {
-    if batching == Batching::Static && running.iter().any(|s| !s.done) {
-        return;
-    }
-    running.retain(|s| {
-        if s.done {
-            free.push_back(s.slot);
-        }
-        !s.done
-    });
 }
 
 #[cfg(test)]

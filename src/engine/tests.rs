@@ -64,7 +64,7 @@ fn logits_of_a_row_are_bitwise_the_same_alone_and_among_others() {
     let model = tiny(2);
     let prompts: Vec<Vec<u32>> = requests(9).iter().map(|r| r.prompt.to_vec()).collect();
     let mut workspace = Workspace::default();
-    let mut cache = KvCache::new(model.config(), 12, 64).unwrap();
+    let mut cache = model.new_cache(12, 64).unwrap();
     let chunks: Vec<Chunk<'_>> = prompts
         .iter()
         .enumerate()
@@ -79,7 +79,7 @@ fn logits_of_a_row_are_bitwise_the_same_alone_and_among_others() {
         .unwrap()
         .to_vec();
     for (row, prompt) in together.chunks_exact(64).zip(&prompts) {
-        let mut cache = KvCache::new(model.config(), 1, 64).unwrap();
+        let mut cache = model.new_cache(1, 64).unwrap();
         let mut last = Vec::new();
         // A token at a time, the other extreme of ragged batches.
         for i in 0..prompt.len() {

@@ -4,7 +4,6 @@ use std::time::Instant;
 
 use crate::error::{Error, Result};
 use crate::model::ChatModel;
-use crate::model::kv_cache::KvCache;
 use crate::model::llama::{Chunk, Workspace};
 
 use super::StepTimeModel;
@@ -84,7 +83,7 @@ fn measure_rows(
 ) -> Result<()> {
     let llama = chat.llama();
     let vocab = chat.config().vocab_size as u32;
-    let mut cache = KvCache::new(chat.config(), rows, positions + 1)?;
+    let mut cache = chat.llama().new_cache(rows, positions + 1)?;
     let mut workspace = Workspace::default();
     let filler = |slot: usize, i: usize| (slot * 7919 + i * 104_729 + 17) as u32 % vocab;
     // Positions are reached by prefills, which are observations themselves; the first pass

@@ -1,28 +1,146 @@
 //! Attention of one new position over the KV cache, for the query heads that share one key
-//! head (grouped-query attention). Keys lie in blocks of 16 positions, `[block][d][16]`, so
-//! that scores come out 16 at a time without horizontal sums; values lie `[position][d]`.
-//! Every sum runs over positions and dimensions in ascending order.
+//! head (grouped-query attention). Pages hold 16 positions: keys as `[d][16]`, so that scores
+//! come out 16 at a time without horizontal sums, and values as `[16][d]`. Every sum runs over
+//! positions and dimensions in ascending order, in f32.
 
 use super::lane::{Isa, Lane, WIDTH, instantiate};
 
-/// Positions in a block of keys.
+/// Positions in a page.
 pub const BLOCK: usize = WIDTH;
 /// Query heads taken together, so that keys and values are loaded once for all.
 const HEADS: usize = 4;
 /// Blocks taken together: hides the latency of the multiply-adds.
 const BLOCKS: usize = 4;
 
+/// What keys and values are stored as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Element {
+    #[default]
+    F32,
+    /// Half the memory and half the traffic; rounds to 11 significant bits.
+    F16,
+}
+
+impl Element {
+    pub const fn bytes(self) -> usize {
+        match self {
+            Element::F32 => 4,
+            Element::F16 => 2,
+        }
+    }
+}
+
+/// The keys and values of one sequence for one layer and key head.
+#[derive(Clone, Copy)]
+pub struct Pages<'a> {
+    /// The first page of the pool.
+    pub(crate) pool: *mut u8,
+    /// Which pages hold the sequence's positions, 16 each.
+    pub(crate) table: &'a [u32],
+    pub(crate) page_bytes: usize,
+    /// Where in a page the head's keys begin; its values follow them.
+    pub(crate) offset: usize,
+    pub(crate) head_dim: usize,
+    pub(crate) element: Element,
+}
+
+impl Pages<'_> {
+    /// Keys of the page, then its values.
+    #[inline(always)]
+    fn block(&self, index: usize) -> *mut u8 {
+        // SAFETY: tables name pages inside the pool (see `KvCache::pages`).
+        unsafe {
+            self.pool
+                .add(self.table[index] as usize * self.page_bytes + self.offset)
+        }
+    }
+
+    /// Writes the key and the value (`head_dim` floats each) of one position.
+    ///
+    /// # Safety
+    /// No other thread may use this position of the sequence meanwhile.
+    pub(crate) unsafe fn write(&self, position: usize, key: &[f32], value: &[f32]) {
+        let (block, at, d) = (
+            self.block(position / BLOCK),
+            position % BLOCK,
+            self.head_dim,
+        );
+        assert!(key.len() == d && value.len() == d);
+        // SAFETY: a block holds 2 x d x 16 elements, and the position is the caller's.
+        unsafe {
+            match self.element {
+                Element::F32 => {
+                    let block = block.cast::<f32>();
+                    for (i, k) in key.iter().enumerate() {
+                        *block.add(i * BLOCK + at) = *k;
+                    }
+                    let to = block.add((BLOCK + at) * d);
+                    to.copy_from_nonoverlapping(value.as_ptr(), d);
+                }
+                Element::F16 => {
+                    let block = block.cast::<u16>();
+                    // As one row after the other, then keys to their columns.
+                    let mut halves = [0u16; MAX_HEAD_DIM];
+                    round_to_f16(Isa::detect(), key.as_ptr(), d, halves.as_mut_ptr());
+                    for (i, k) in halves[..d].iter().enumerate() {
+                        *block.add(i * BLOCK + at) = *k;
+                    }
+                    round_to_f16(
+                        Isa::detect(),
+                        value.as_ptr(),
+                        d,
+                        block.add((BLOCK + at) * d),
+                    );
+                }
+            }
+        }
+    }
+
+    /// The key and the value of one position.
+    #[cfg(test)]
+    pub(crate) fn read(&self, position: usize) -> (Vec<f32>, Vec<f32>) {
+        let (block, at, d) = (
+            self.block(position / BLOCK),
+            position % BLOCK,
+            self.head_dim,
+        );
+        // SAFETY: as in `write`.
+        let get = |index: usize| unsafe {
+            match self.element {
+                Element::F32 => *block.cast::<f32>().add(index),
+                Element::F16 => half::f16::from_bits(*block.cast::<u16>().add(index)).to_f32(),
+            }
+        };
+        (
+            (0..d).map(|i| get(i * BLOCK + at)).collect(),
+            (0..d).map(|i| get((BLOCK + at) * d + i)).collect(),
+        )
+    }
+}
+
+/// Largest `head_dim` that the kernels take.
+pub const MAX_HEAD_DIM: usize = 512;
+
+instantiate! {
+    /// Rounds `n` floats, a multiple of 16, to f16.
+    unsafe fn round_to_f16 = round_kernel(x: *const f32, n: usize, to: *mut u16)
+}
+
+#[inline(always)]
+unsafe fn round_kernel<L: Lane>(x: *const f32, n: usize, to: *mut u16) {
+    for i in (0..n).step_by(WIDTH) {
+        // SAFETY: the caller promises n elements at both pointers.
+        unsafe { L::load(x.add(i)).store_f16(to.add(i)) };
+    }
+}
+
 /// One (row, key head): the arguments of [`attend`].
 pub struct Attend<'a> {
     /// `[heads, d]`, rotated, not yet scaled.
     pub queries: &'a [f32],
-    /// `[ceil(len / 16)][d][16]`
-    pub keys: &'a [f32],
-    /// `[len][d]`
-    pub values: &'a [f32],
+    pub pages: Pages<'a>,
     /// Positions attended to, the row's own included; at least 1.
     pub len: usize,
-    pub head_dim: usize,
     /// 1 / sqrt(d).
     pub scale: f32,
 }
@@ -35,16 +153,15 @@ pub fn scratch_len(len: usize) -> usize {
 /// Writes `softmax(q K^T * scale) V`, `[heads, d]`, to `out`.
 ///
 /// # Panics
-/// If a slice is too short or `head_dim` is not a multiple of 16.
+/// If a slice is too short or the head's dimension is not a multiple of 16.
 pub fn attend(call: &Attend<'_>, scratch: &mut [f32], out: &mut [f32]) {
     attend_as(Isa::detect(), call, scratch, out);
 }
 
 pub(crate) fn attend_as(isa: Isa, call: &Attend<'_>, scratch: &mut [f32], out: &mut [f32]) {
-    let d = call.head_dim;
-    let blocks = call.len.div_ceil(BLOCK);
+    let d = call.pages.head_dim;
     assert!(d.is_multiple_of(WIDTH) && call.len > 0);
-    assert!(call.keys.len() >= blocks * BLOCK * d && call.values.len() >= call.len * d);
+    assert!(call.pages.table.len() >= call.len.div_ceil(BLOCK));
     assert!(call.queries.len() == out.len() && out.len().is_multiple_of(d));
     assert!(scratch.len() >= scratch_len(call.len));
     let heads = out.len() / d;
@@ -76,17 +193,59 @@ unsafe fn some_heads<L: Lane>(
 ) {
     // SAFETY: the caller checked the lengths.
     unsafe {
+        match call.pages.element {
+            Element::F32 => of_element::<L, f32>(call, heads, q, scores, out),
+            Element::F16 => of_element::<L, F16>(call, heads, q, scores, out),
+        }
+    }
+}
+
+/// An element of keys and values in memory.
+trait Stored: Copy {
+    /// 16 of them, widened.
+    unsafe fn load<L: Lane>(from: *const Self) -> L;
+}
+
+impl Stored for f32 {
+    #[inline(always)]
+    unsafe fn load<L: Lane>(from: *const f32) -> L {
+        // SAFETY: passed on.
+        unsafe { L::load(from) }
+    }
+}
+
+#[derive(Clone, Copy)]
+struct F16(#[allow(dead_code)] u16);
+
+impl Stored for F16 {
+    #[inline(always)]
+    unsafe fn load<L: Lane>(from: *const F16) -> L {
+        // SAFETY: passed on.
+        unsafe { L::load_f16(from.cast()) }
+    }
+}
+
+#[inline(always)]
+unsafe fn of_element<L: Lane, E: Stored>(
+    call: &Attend<'_>,
+    heads: usize,
+    q: *const f32,
+    scores: *mut f32,
+    out: *mut f32,
+) {
+    // SAFETY: the caller checked the lengths.
+    unsafe {
         match heads {
-            1 => group::<L, 1>(call, q, scores, out),
-            2 => group::<L, 2>(call, q, scores, out),
-            3 => group::<L, 3>(call, q, scores, out),
-            _ => group::<L, 4>(call, q, scores, out),
+            1 => group::<L, E, 1>(call, q, scores, out),
+            2 => group::<L, E, 2>(call, q, scores, out),
+            3 => group::<L, E, 3>(call, q, scores, out),
+            _ => group::<L, E, 4>(call, q, scores, out),
         }
     }
 }
 
 #[inline(always)]
-unsafe fn group<L: Lane, const G: usize>(
+unsafe fn group<L: Lane, E: Stored, const G: usize>(
     call: &Attend<'_>,
     q: *const f32,
     scores: *mut f32,
@@ -98,39 +257,42 @@ unsafe fn group<L: Lane, const G: usize>(
     unsafe {
         let mut block = 0;
         while block + BLOCKS <= blocks {
-            score_blocks::<L, G, BLOCKS>(call, q, scores, stride, block);
+            score_blocks::<L, E, G, BLOCKS>(call, q, scores, stride, block);
             block += BLOCKS;
         }
         while block < blocks {
-            score_blocks::<L, G, 1>(call, q, scores, stride, block);
+            score_blocks::<L, E, G, 1>(call, q, scores, stride, block);
             block += 1;
         }
         let mut inverse = [0f32; G];
         for g in 0..G {
             inverse[g] = 1.0 / softmax_numerators::<L>(scores.add(g * stride), call.len);
         }
-        weigh_values::<L, G>(call, scores, stride, &inverse, out);
+        weigh_values::<L, E, G>(call, scores, stride, &inverse, out);
     }
 }
 
 /// Scores of B blocks of 16 positions for G heads.
 #[inline(always)]
-unsafe fn score_blocks<L: Lane, const G: usize, const B: usize>(
+unsafe fn score_blocks<L: Lane, E: Stored, const G: usize, const B: usize>(
     call: &Attend<'_>,
     q: *const f32,
     scores: *mut f32,
     stride: usize,
     block: usize,
 ) {
-    let d = call.head_dim;
+    let d = call.pages.head_dim;
     // SAFETY: blocks block..block + B exist.
     unsafe {
-        let keys = call.keys.as_ptr().add(block * BLOCK * d);
+        let mut keys = [std::ptr::null::<E>(); B];
+        for (b, keys) in keys.iter_mut().enumerate() {
+            *keys = call.pages.block(block + b).cast();
+        }
         let mut sums = [[L::zero(); B]; G];
         for i in 0..d {
             let mut k = [L::zero(); B];
-            for (b, k) in k.iter_mut().enumerate() {
-                *k = L::load(keys.add((b * d + i) * BLOCK));
+            for b in 0..B {
+                k[b] = E::load(keys[b].add(i * BLOCK));
             }
             for g in 0..G {
                 let a = L::splat(*q.add(g * d + i));
@@ -176,30 +338,30 @@ unsafe fn softmax_numerators<L: Lane>(scores: *mut f32, len: usize) -> f32 {
 
 /// `out[g] = sum over positions of score[g][t] * values[t]`, times `inverse[g]`.
 #[inline(always)]
-unsafe fn weigh_values<L: Lane, const G: usize>(
+unsafe fn weigh_values<L: Lane, E: Stored, const G: usize>(
     call: &Attend<'_>,
     scores: *const f32,
     stride: usize,
     inverse: &[f32; G],
     out: *mut f32,
 ) {
-    let d = call.head_dim;
+    let d = call.pages.head_dim;
     let mut first = 0;
     // SAFETY: columns first..first + C * 16 are within d.
     unsafe {
         while first + 4 * WIDTH <= d {
-            columns::<L, G, 4>(call, scores, stride, inverse, out, first);
+            columns::<L, E, G, 4>(call, scores, stride, inverse, out, first);
             first += 4 * WIDTH;
         }
         while first < d {
-            columns::<L, G, 1>(call, scores, stride, inverse, out, first);
+            columns::<L, E, G, 1>(call, scores, stride, inverse, out, first);
             first += WIDTH;
         }
     }
 }
 
 #[inline(always)]
-unsafe fn columns<L: Lane, const G: usize, const C: usize>(
+unsafe fn columns<L: Lane, E: Stored, const G: usize, const C: usize>(
     call: &Attend<'_>,
     scores: *const f32,
     stride: usize,
@@ -207,20 +369,26 @@ unsafe fn columns<L: Lane, const G: usize, const C: usize>(
     out: *mut f32,
     first: usize,
 ) {
-    let d = call.head_dim;
+    let d = call.pages.head_dim;
     // SAFETY: as in `weigh_values`.
     unsafe {
-        let values = call.values.as_ptr().add(first);
         let mut sums = [[L::zero(); C]; G];
-        for t in 0..call.len {
-            let mut v = [L::zero(); C];
-            for (c, v) in v.iter_mut().enumerate() {
-                *v = L::load(values.add(t * d + c * WIDTH));
-            }
-            for g in 0..G {
-                let p = L::splat(*scores.add(g * stride + t));
-                for c in 0..C {
-                    sums[g][c] = p.mul_add(v[c], sums[g][c]);
+        for start in (0..call.len).step_by(BLOCK) {
+            let values = call
+                .pages
+                .block(start / BLOCK)
+                .cast::<E>()
+                .add(BLOCK * d + first);
+            for t in 0..BLOCK.min(call.len - start) {
+                let mut v = [L::zero(); C];
+                for (c, v) in v.iter_mut().enumerate() {
+                    *v = E::load(values.add(t * d + c * WIDTH));
+                }
+                for g in 0..G {
+                    let p = L::splat(*scores.add(g * stride + start + t));
+                    for c in 0..C {
+                        sums[g][c] = p.mul_add(v[c], sums[g][c]);
+                    }
                 }
             }
         }
@@ -246,52 +414,76 @@ mod tests {
             (5, 32, 16),
             (2, 128, 200),
         ] {
-            let wave = |i: usize, f: f32| ((i as f32) * f).sin();
-            let queries: Vec<f32> = (0..heads * d).map(|i| wave(i, 0.7) * 2.0).collect();
-            let key = |t: usize, i: usize| wave(t * d + i, 0.37);
-            let mut keys = vec![f32::NAN; len.div_ceil(BLOCK) * BLOCK * d];
-            for t in 0..len.next_multiple_of(BLOCK) {
-                for i in 0..d {
-                    // Positions past the end hold leftovers of other sequences.
-                    keys[(t / BLOCK * d + i) * BLOCK + t % BLOCK] =
-                        if t < len { key(t, i) } else { 1e6 };
-                }
+            for element in [Element::F32, Element::F16] {
+                check(heads, d, len, element);
             }
-            let values: Vec<f32> = (0..len * d).map(|i| wave(i, 0.53)).collect();
-            let call = Attend {
-                queries: &queries,
-                keys: &keys,
-                values: &values,
-                len,
-                head_dim: d,
-                scale: 1.0 / (d as f32).sqrt(),
-            };
-            let mut results = Vec::new();
-            for isa in isas_to_test() {
-                let mut out = vec![0.0; heads * d];
-                attend_as(isa, &call, &mut vec![0.0; scratch_len(len)], &mut out);
-                results.push(out);
-            }
-            assert!(results.windows(2).all(|w| w[0] == w[1]));
-            for h in 0..heads {
-                let scores: Vec<f64> = (0..len)
-                    .map(|t| {
-                        (0..d)
-                            .map(|i| f64::from(queries[h * d + i]) * f64::from(key(t, i)))
-                            .sum::<f64>()
-                            / (d as f64).sqrt()
-                    })
-                    .collect();
-                let top = scores.iter().copied().fold(f64::MIN, f64::max);
-                let weights: Vec<f64> = scores.iter().map(|s| (s - top).exp()).collect();
-                let total: f64 = weights.iter().sum();
-                for i in 0..d {
-                    let expected: f64 = (0..len)
-                        .map(|t| weights[t] * f64::from(values[t * d + i]))
+        }
+    }
+
+    fn check(heads: usize, d: usize, len: usize, element: Element) {
+        let wave = |i: usize, f: f32| {
+            let x = ((i as f32) * f).sin();
+            // Both kinds of elements hold these exactly.
+            half::f16::from_f32(x).to_f32()
+        };
+        let queries: Vec<f32> = (0..heads * d).map(|i| wave(i, 0.7) * 2.0).collect();
+        let key = |t: usize, i: usize| wave(t * d + i, 0.37);
+        let value = |t: usize, i: usize| wave(t * d + i, 0.53);
+        // Pages in reverse order, one unused between two, all full of another's leftovers.
+        let blocks = len.div_ceil(BLOCK);
+        let table: Vec<u32> = (0..blocks as u32).rev().map(|b| 2 * b).collect();
+        let page_bytes = 2 * BLOCK * d * element.bytes();
+        let mut pool = vec![0u32; 2 * blocks * page_bytes / 4];
+        pool.fill(if element == Element::F32 {
+            1e6f32.to_bits()
+        } else {
+            0x7000_7000
+        });
+        let pages = Pages {
+            pool: pool.as_mut_ptr().cast(),
+            table: &table,
+            page_bytes,
+            offset: 0,
+            head_dim: d,
+            element,
+        };
+        for t in 0..len {
+            let k: Vec<f32> = (0..d).map(|i| key(t, i)).collect();
+            let v: Vec<f32> = (0..d).map(|i| value(t, i)).collect();
+            // SAFETY: the pool is this test's.
+            unsafe { pages.write(t, &k, &v) };
+        }
+        let call = Attend {
+            queries: &queries,
+            pages,
+            len,
+            scale: 1.0 / (d as f32).sqrt(),
+        };
+        let mut results = Vec::new();
+        for isa in isas_to_test() {
+            let mut out = vec![0.0; heads * d];
+            attend_as(isa, &call, &mut vec![0.0; scratch_len(len)], &mut out);
+            results.push(out);
+        }
+        assert!(results.windows(2).all(|w| w[0] == w[1]));
+        for h in 0..heads {
+            let scores: Vec<f64> = (0..len)
+                .map(|t| {
+                    (0..d)
+                        .map(|i| f64::from(queries[h * d + i]) * f64::from(key(t, i)))
                         .sum::<f64>()
-                        / total;
-                    assert!((f64::from(results[0][h * d + i]) - expected).abs() < 1e-5);
-                }
+                        / (d as f64).sqrt()
+                })
+                .collect();
+            let top = scores.iter().copied().fold(f64::MIN, f64::max);
+            let weights: Vec<f64> = scores.iter().map(|s| (s - top).exp()).collect();
+            let total: f64 = weights.iter().sum();
+            for i in 0..d {
+                let expected: f64 = (0..len)
+                    .map(|t| weights[t] * f64::from(value(t, i)))
+                    .sum::<f64>()
+                    / total;
+                assert!((f64::from(results[0][h * d + i]) - expected).abs() < 1e-5);
             }
         }
     }

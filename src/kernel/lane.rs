@@ -6,74 +6,21 @@ use std::sync::OnceLock;
 /// Elements in a lane.
 pub const WIDTH: usize = 16;
 
-/// A cache line of f32: gives packed buffers their 64-byte alignment.
-#[repr(C, align(64))]
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Line(pub [f32; WIDTH]);
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod portable;
 
-impl Line {
-    pub const ZERO: Line = Line([0.0; WIDTH]);
-}
-
-/// A zeroed buffer of lines straight from the system: pages are only touched when written,
-/// and large ones are asked for, since decoding streams all weights once a step and small
-/// pages cost a look-up each 4 KiB.
-pub struct Lines {
-    map: memmap2::MmapMut,
-    lines: usize,
-}
-
-impl Lines {
-    /// # Errors
-    /// If the system has no address space left for `lines` lines of 64 bytes.
-    pub fn zeroed(lines: usize, large_pages: bool) -> std::io::Result<Lines> {
-        let bytes = lines
-            .checked_mul(size_of::<Line>())
-            .ok_or_else(|| std::io::Error::other("buffer size overflows"))?;
-        let map = memmap2::MmapMut::map_anon(bytes.max(1))?;
-        #[cfg(target_os = "linux")]
-        if large_pages {
-            // Only a wish: without it everything works, a little slower.
-            let _ = map.advise(memmap2::Advice::HugePage);
-        }
-        #[cfg(not(target_os = "linux"))]
-        let _ = large_pages;
-        Ok(Lines { map, lines })
-    }
-}
-
-impl std::ops::Deref for Lines {
-    type Target = [Line];
-    fn deref(&self) -> &[Line] {
-        // SAFETY: the map is page-aligned, at least `lines * 64` bytes long, and any bytes
-        // are valid floats.
-        unsafe { std::slice::from_raw_parts(self.map.as_ptr().cast(), self.lines) }
-    }
-}
-
-impl std::ops::DerefMut for Lines {
-    fn deref_mut(&mut self) -> &mut [Line] {
-        // SAFETY: as in `deref`, and the borrow is exclusive.
-        unsafe { std::slice::from_raw_parts_mut(self.map.as_mut_ptr().cast(), self.lines) }
-    }
-}
-
-/// Views lines as plain floats.
-pub fn floats(lines: &[Line]) -> &[f32] {
-    // SAFETY: `Line` is exactly `[f32; WIDTH]` without padding.
-    unsafe { std::slice::from_raw_parts(lines.as_ptr().cast(), lines.len() * WIDTH) }
-}
-
-/// Views lines as plain floats, to write.
-pub fn floats_mut(lines: &mut [Line]) -> &mut [f32] {
-    // SAFETY: as in `floats`, and the borrow is exclusive.
-    unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), lines.len() * WIDTH) }
-}
+#[cfg(target_arch = "x86_64")]
+pub use avx512::Avx512;
+pub use portable::Portable;
 
 /// The operations kernels are written in. All pointers must be valid for 16 floats; no
 /// alignment is needed. Implementations with intrinsics must only be reached from functions
 /// that enable their instruction set.
 pub trait Lane: Copy {
+    /// Whether a lane is a single register (and not 16 separate floats).
+    const IS_REGISTER: bool;
+
     fn zero() -> Self;
     fn splat(value: f32) -> Self;
     /// # Safety
@@ -82,6 +29,36 @@ pub trait Lane: Copy {
     /// # Safety
     /// `to` must be writable for 16 floats.
     unsafe fn store(self, to: *mut f32);
+    /// 16 f16 widened, which is exact.
+    /// # Safety
+    /// `from` must be readable for 16 halves.
+    unsafe fn load_f16(from: *const u16) -> Self;
+    /// Rounds to f16, ties to even.
+    /// # Safety
+    /// `to` must be writable for 16 halves.
+    unsafe fn store_f16(self, to: *mut u16);
+    /// Rounds to bf16, ties to even.
+    /// # Safety
+    /// `to` must be writable for 16 halves.
+    unsafe fn store_bf16(self, to: *mut u16);
+    /// 16 pairs of bf16 widened: the low halves, then the high halves.
+    /// # Safety
+    /// `from` must be readable for 16 pairs.
+    unsafe fn load_bf16_pairs(from: *const u32) -> [Self; 2];
+    /// 16 signed bytes as floats.
+    /// # Safety
+    /// `from` must be readable for 16 bytes.
+    unsafe fn load_i8(from: *const i8) -> Self;
+    /// 16 bytes as floats: their low nibbles, then their high nibbles.
+    /// # Safety
+    /// `from` must be readable for 16 bytes.
+    unsafe fn load_nibbles(from: *const u8) -> [Self; 2];
+    /// Adds the dot products of one pair of bf16 with 16 pairs: first the high halves', then
+    /// the low halves' product, each sum rounded once to f32. (The instruction also takes
+    /// numbers below 2^-126 for 0, which plain Rust does not.)
+    /// # Safety
+    /// `pairs` must be readable for 16 pairs.
+    unsafe fn add_bf16_dot(self, pair: u32, pairs: *const u32) -> Self;
     /// `self * by + add`, rounded once.
     fn mul_add(self, by: Self, add: Self) -> Self;
     fn add(self, other: Self) -> Self;
@@ -150,197 +127,19 @@ pub trait Lane: Copy {
     fn zero_where_below(self, test: Self, bound: f32) -> Self;
 }
 
-/// Plain Rust; compilers turn it into whatever vectors they are allowed.
-#[derive(Clone, Copy)]
-pub struct Portable([f32; WIDTH]);
-
-macro_rules! each {
-    ($self:ident, $other:ident, $a:ident, $b:ident, $body:expr) => {{
-        let mut out = $self.0;
-        for i in 0..WIDTH {
-            let ($a, $b) = ($self.0[i], $other.0[i]);
-            out[i] = $body;
-        }
-        Portable(out)
-    }};
-}
-
-impl Lane for Portable {
-    #[inline(always)]
-    fn zero() -> Self {
-        Portable([0.0; WIDTH])
-    }
-    #[inline(always)]
-    fn splat(value: f32) -> Self {
-        Portable([value; WIDTH])
-    }
-    #[inline(always)]
-    unsafe fn load(from: *const f32) -> Self {
-        // SAFETY: the caller promises 16 readable floats.
-        Portable(unsafe { from.cast::<[f32; WIDTH]>().read_unaligned() })
-    }
-    #[inline(always)]
-    unsafe fn store(self, to: *mut f32) {
-        // SAFETY: the caller promises 16 writable floats.
-        unsafe { to.cast::<[f32; WIDTH]>().write_unaligned(self.0) }
-    }
-    #[inline(always)]
-    fn mul_add(self, by: Self, add: Self) -> Self {
-        let mut out = self.0;
-        for i in 0..WIDTH {
-            out[i] = self.0[i].mul_add(by.0[i], add.0[i]);
-        }
-        Portable(out)
-    }
-    #[inline(always)]
-    fn add(self, other: Self) -> Self {
-        each!(self, other, a, b, a + b)
-    }
-    #[inline(always)]
-    fn sub(self, other: Self) -> Self {
-        each!(self, other, a, b, a - b)
-    }
-    #[inline(always)]
-    fn mul(self, other: Self) -> Self {
-        each!(self, other, a, b, a * b)
-    }
-    #[inline(always)]
-    fn div(self, other: Self) -> Self {
-        each!(self, other, a, b, a / b)
-    }
-    #[inline(always)]
-    fn max(self, other: Self) -> Self {
-        each!(self, other, a, b, if a > b { a } else { b })
-    }
-    #[inline(always)]
-    fn min(self, other: Self) -> Self {
-        each!(self, other, a, b, if a < b { a } else { b })
-    }
-    #[inline(always)]
-    fn round(self) -> Self {
-        let mut out = self.0;
-        for x in &mut out {
-            *x = x.round_ties_even();
-        }
-        Portable(out)
-    }
-    #[inline(always)]
-    fn scale_by_power_of_two(self, power: Self) -> Self {
-        each!(self, power, a, n, {
-            a * f32::from_bits(((n as i32 + 127) as u32) << 23)
-        })
-    }
-    #[inline(always)]
-    fn to_array(self) -> [f32; WIDTH] {
-        self.0
-    }
-    #[inline(always)]
-    fn zero_where_below(self, test: Self, bound: f32) -> Self {
-        each!(self, test, a, t, if t < bound { 0.0 } else { a })
-    }
-}
-
-#[cfg(target_arch = "x86_64")]
-pub use avx512::Avx512;
-
-#[cfg(target_arch = "x86_64")]
-mod avx512 {
-    use super::{Lane, WIDTH};
-    use std::arch::x86_64::*;
-
-    /// One 512-bit register. Only used below functions that enable AVX-512F, after detection.
-    #[derive(Clone, Copy)]
-    pub struct Avx512(__m512);
-
-    // SAFETY of every block below: `Avx512` values are only made and used inside kernels that
-    // run after AVX-512F was detected (see `Isa::detect`); pointers are the caller's promise.
-    impl Lane for Avx512 {
-        #[inline(always)]
-        fn zero() -> Self {
-            Avx512(unsafe { _mm512_setzero_ps() })
-        }
-        #[inline(always)]
-        fn splat(value: f32) -> Self {
-            Avx512(unsafe { _mm512_set1_ps(value) })
-        }
-        #[inline(always)]
-        unsafe fn load(from: *const f32) -> Self {
-            Avx512(unsafe { _mm512_loadu_ps(from) })
-        }
-        #[inline(always)]
-        unsafe fn store(self, to: *mut f32) {
-            unsafe { _mm512_storeu_ps(to, self.0) }
-        }
-        #[inline(always)]
-        fn mul_add(self, by: Self, add: Self) -> Self {
-            Avx512(unsafe { _mm512_fmadd_ps(self.0, by.0, add.0) })
-        }
-        #[inline(always)]
-        fn add(self, other: Self) -> Self {
-            Avx512(unsafe { _mm512_add_ps(self.0, other.0) })
-        }
-        #[inline(always)]
-        fn sub(self, other: Self) -> Self {
-            Avx512(unsafe { _mm512_sub_ps(self.0, other.0) })
-        }
-        #[inline(always)]
-        fn mul(self, other: Self) -> Self {
-            Avx512(unsafe { _mm512_mul_ps(self.0, other.0) })
-        }
-        #[inline(always)]
-        fn div(self, other: Self) -> Self {
-            Avx512(unsafe { _mm512_div_ps(self.0, other.0) })
-        }
-        #[inline(always)]
-        fn max(self, other: Self) -> Self {
-            Avx512(unsafe { _mm512_max_ps(self.0, other.0) })
-        }
-        #[inline(always)]
-        fn min(self, other: Self) -> Self {
-            Avx512(unsafe { _mm512_min_ps(self.0, other.0) })
-        }
-        #[inline(always)]
-        fn round(self) -> Self {
-            Avx512(unsafe {
-                _mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(self.0)
-            })
-        }
-        #[inline(always)]
-        fn scale_by_power_of_two(self, power: Self) -> Self {
-            Avx512(unsafe {
-                let exponent =
-                    _mm512_add_epi32(_mm512_cvtps_epi32(power.0), _mm512_set1_epi32(127));
-                let factor = _mm512_castsi512_ps(_mm512_slli_epi32::<23>(exponent));
-                _mm512_mul_ps(self.0, factor)
-            })
-        }
-        #[inline(always)]
-        fn to_array(self) -> [f32; WIDTH] {
-            let mut out = [0.0; WIDTH];
-            unsafe { _mm512_storeu_ps(out.as_mut_ptr(), self.0) };
-            out
-        }
-        #[inline(always)]
-        fn zero_where_below(self, test: Self, bound: f32) -> Self {
-            Avx512(unsafe {
-                let keep = _mm512_cmp_ps_mask::<_CMP_NLT_UQ>(test.0, _mm512_set1_ps(bound));
-                _mm512_maskz_mov_ps(keep, self.0)
-            })
-        }
-    }
-}
-
 /// The instruction sets a kernel is compiled for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Isa {
+    /// AVX-512F with the dot product of AVX512-BF16.
+    Avx512Bf16,
     Avx512,
     Avx2,
     Portable,
 }
 
 impl Isa {
-    /// What this machine has, found once. `LENAWARE_ISA=portable|avx2` asks for less, to
-    /// compare or to rule a kernel out.
+    /// What this machine has, found once. `LENAWARE_ISA=portable|avx2|avx512` asks for less,
+    /// to compare or to rule a kernel out.
     pub fn detect() -> Isa {
         static FOUND: OnceLock<Isa> = OnceLock::new();
         *FOUND.get_or_init(|| {
@@ -348,7 +147,8 @@ impl Isa {
             let best = Isa::best();
             match (asked.as_str(), best) {
                 ("portable", _) => Isa::Portable,
-                ("avx2", Isa::Avx512) => Isa::Avx2,
+                ("avx2", Isa::Avx512 | Isa::Avx512Bf16) => Isa::Avx2,
+                ("avx512", Isa::Avx512Bf16) => Isa::Avx512,
                 _ => best,
             }
         })
@@ -356,7 +156,9 @@ impl Isa {
 
     #[cfg(target_arch = "x86_64")]
     fn best() -> Isa {
-        if is_x86_feature_detected!("avx512f") {
+        if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bf16") {
+            Isa::Avx512Bf16
+        } else if is_x86_feature_detected!("avx512f") {
             Isa::Avx512
         } else if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
             Isa::Avx2
@@ -379,10 +181,16 @@ macro_rules! instantiate {
         #[allow(clippy::too_many_arguments)]
         $vis unsafe fn $name(isa: $crate::kernel::lane::Isa, $($arg: $type),*) $(-> $ret)? {
             #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx512f,avx512bf16")]
+            #[allow(clippy::too_many_arguments)]
+            unsafe fn avx512_bf16($($arg: $type),*) $(-> $ret)? {
+                unsafe { $kernel::<$crate::kernel::lane::Avx512<true>>($($arg),*) }
+            }
+            #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx512f")]
             #[allow(clippy::too_many_arguments)]
             unsafe fn avx512($($arg: $type),*) $(-> $ret)? {
-                unsafe { $kernel::<$crate::kernel::lane::Avx512>($($arg),*) }
+                unsafe { $kernel::<$crate::kernel::lane::Avx512<false>>($($arg),*) }
             }
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx2,fma")]
@@ -394,6 +202,8 @@ macro_rules! instantiate {
             // the rest is the caller's promise.
             unsafe {
                 match isa {
+                    #[cfg(target_arch = "x86_64")]
+                    $crate::kernel::lane::Isa::Avx512Bf16 => avx512_bf16($($arg),*),
                     #[cfg(target_arch = "x86_64")]
                     $crate::kernel::lane::Isa::Avx512 => avx512($($arg),*),
                     #[cfg(target_arch = "x86_64")]
@@ -409,6 +219,7 @@ pub(crate) use instantiate;
 #[cfg(test)]
 pub(crate) fn isas_to_test() -> Vec<Isa> {
     match Isa::best() {
+        Isa::Avx512Bf16 => vec![Isa::Avx512Bf16, Isa::Avx512, Isa::Avx2, Isa::Portable],
         Isa::Avx512 => vec![Isa::Avx512, Isa::Avx2, Isa::Portable],
         Isa::Avx2 => vec![Isa::Avx2, Isa::Portable],
         Isa::Portable => vec![Isa::Portable],

@@ -12,8 +12,26 @@
 pub mod attention;
 pub mod elementwise;
 pub mod lane;
+pub mod lines;
+pub mod packed;
 pub mod product;
 pub mod team;
+mod widen;
 
-pub use product::{Epilogue, PackedWeights};
+pub use packed::{Arithmetic, PackedWeights};
+pub use product::Epilogue;
 pub use team::Team;
+
+/// Numbers between -1 and 1 for tests.
+#[cfg(test)]
+pub(crate) fn noise(n: usize, seed: u64) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    (0..n)
+        .map(|_| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+        })
+        .collect()
+}

@@ -1,26 +1,21 @@
-//! `y = x W^T` for few rows of `x`: weights packed once in panels of 32 output columns,
-//! `[panel][in][32]`; a tile of up to 12 rows keeps its sums in registers and walks `in` once.
-//! Every output is one chain of fused multiply-adds in ascending `in`, so a row's result does
-//! not depend on the rows beside it.
+//! `y = x W^T` for few rows of `x`: a tile of up to 12 rows keeps its sums for a panel of 32
+//! output columns in registers and walks `in` once. Every output is one chain of fused
+//! multiply-adds in ascending `in` (in bf16, of pairs of them), so a row's result does not
+//! depend on the rows beside it.
 
+use std::cell::RefCell;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::lane::{Isa, Lane, Line, Lines, WIDTH, instantiate};
+use super::lane::{Isa, Lane, WIDTH, instantiate};
+use super::lines::{Line, floats_mut};
+use super::packed::{Arithmetic, PANEL, PackedWeights, Storage};
 use super::team::Team;
+use super::widen::{Affine4, Bf16, Plain, Scaled8, Weights};
 
-/// Output columns in a panel: two lanes.
-pub const PANEL: usize = 2 * WIDTH;
 /// Rows whose sums fit the 32 vector registers of AVX-512: 12 x 2 sums, 2 weights, 1 activation.
 const TILE: usize = 12;
 /// With 16 registers of 8 floats nothing larger stays in registers.
 const TILE_PORTABLE: usize = 2;
-
-/// A weight matrix `[out, in]` packed for [`PackedWeights::product`].
-pub struct PackedWeights {
-    rows_out: usize,
-    rows_in: usize,
-    panels: Lines,
-}
 
 /// What becomes of a finished sum.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,96 +29,20 @@ pub enum Epilogue {
     SiluGate,
 }
 
+/// A thread's own copies of what a product reads: they stay in its caches.
+#[derive(Default)]
+struct Scratch {
+    /// A panel widened to f32, `[in][32]`.
+    panel: Vec<Line>,
+    /// `x` rounded to bf16, `[rows][in / 2]` pairs.
+    pairs: Vec<u32>,
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
+}
+
 impl PackedWeights {
-    /// Packs row-major matrices `[out_i, in]` one below the other, as if they were one.
-    ///
-    /// # Errors
-    /// If memory for the packed copy cannot be had.
-    ///
-    /// # Panics
-    /// If a matrix's size is not a multiple of `rows_in`.
-    pub fn pack(matrices: &[&[f32]], rows_in: usize) -> std::io::Result<PackedWeights> {
-        let row_at = |at: usize| {
-            let mut at = at;
-            for matrix in matrices {
-                let rows = matrix.len() / rows_in;
-                if at < rows {
-                    return Some(&matrix[at * rows_in..(at + 1) * rows_in]);
-                }
-                at -= rows;
-            }
-            None
-        };
-        for matrix in matrices {
-            assert_eq!(matrix.len() % rows_in, 0, "matrix is not [out, {rows_in}]");
-        }
-        let rows_out = matrices.iter().map(|m| m.len() / rows_in).sum();
-        Self::pack_rows(rows_out, rows_in, row_at)
-    }
-
-    /// Packs `gate` and `up`, both `[out, in]`, alternating 16 rows of each, for
-    /// [`Epilogue::SiluGate`]. `out` must be a multiple of 16.
-    ///
-    /// # Errors
-    /// If memory for the packed copy cannot be had.
-    pub fn pack_gated(gate: &[f32], up: &[f32], rows_in: usize) -> std::io::Result<PackedWeights> {
-        let out = gate.len() / rows_in;
-        assert!(gate.len() == up.len() && out.is_multiple_of(WIDTH));
-        Self::pack_rows(2 * out, rows_in, |at| {
-            let (panel, column) = (at / PANEL, at % PANEL);
-            let (matrix, row) = if column < WIDTH {
-                (gate, panel * WIDTH + column)
-            } else {
-                (up, panel * WIDTH + column - WIDTH)
-            };
-            Some(&matrix[row * rows_in..(row + 1) * rows_in])
-        })
-    }
-
-    fn pack_rows<'a>(
-        rows_out: usize,
-        rows_in: usize,
-        row_at: impl Fn(usize) -> Option<&'a [f32]>,
-    ) -> std::io::Result<PackedWeights> {
-        let count = rows_out.div_ceil(PANEL);
-        let mut panels = Lines::zeroed(count * rows_in * 2, true)?;
-        for panel in 0..count {
-            let lines = &mut panels[panel * rows_in * 2..(panel + 1) * rows_in * 2];
-            for column in 0..PANEL {
-                let Some(row) = row_at(panel * PANEL + column) else {
-                    break;
-                };
-                for (k, &w) in row.iter().enumerate() {
-                    lines[2 * k + column / WIDTH].0[column % WIDTH] = w;
-                }
-            }
-        }
-        Ok(PackedWeights {
-            rows_out,
-            rows_in,
-            panels,
-        })
-    }
-
-    /// Width of the product.
-    pub fn rows_out(&self) -> usize {
-        self.rows_out
-    }
-
-    pub fn rows_in(&self) -> usize {
-        self.rows_in
-    }
-
-    /// Copies row `at` of the unpacked matrix (the embedding of token `at`, where the head
-    /// is tied) into `to`.
-    pub fn unpack_row(&self, at: usize, to: &mut [f32]) {
-        let (panel, column) = (at / PANEL, at % PANEL);
-        let lines = &self.panels[panel * self.rows_in * 2..(panel + 1) * self.rows_in * 2];
-        for (k, x) in to.iter_mut().enumerate() {
-            *x = lines[2 * k + column / WIDTH].0[column % WIDTH];
-        }
-    }
-
     /// `y = epilogue(x W^T)`: `x` is `[rows, in]`, `y` is `[rows, out]` (`[rows, out / 2]`
     /// for [`Epilogue::SiluGate`]), both row-major.
     ///
@@ -157,31 +76,76 @@ impl PackedWeights {
         let y = SharedOutput(y.as_mut_ptr());
         team.run(&|_| {
             let y = &y;
-            loop {
-                let start = next.fetch_add(block, Ordering::Relaxed);
-                if start >= count {
-                    break;
+            SCRATCH.with_borrow_mut(|scratch| {
+                let mut ready = false;
+                loop {
+                    let start = next.fetch_add(block, Ordering::Relaxed);
+                    if start >= count {
+                        break;
+                    }
+                    if !std::mem::replace(&mut ready, true) {
+                        self.prepare(isa, x, rows, scratch);
+                    }
+                    for panel in start..(start + block).min(count) {
+                        let call = PanelCall {
+                            weights: self.panel(panel).as_ptr().cast(),
+                            storage: self.storage,
+                            arithmetic: self.arithmetic,
+                            x: x.as_ptr(),
+                            pairs: scratch.pairs.as_ptr(),
+                            wide: floats_mut(&mut scratch.panel).as_mut_ptr(),
+                            rows,
+                            rows_in: self.rows_in,
+                            column: match epilogue {
+                                Epilogue::SiluGate => panel * WIDTH,
+                                _ => panel * PANEL,
+                            },
+                            width,
+                            epilogue,
+                            y: y.0,
+                        };
+                        // SAFETY: `x` and `y` were checked above, `scratch` was prepared, and
+                        // each panel writes its own columns only.
+                        unsafe { panel_product(isa, &call) };
+                    }
                 }
-                for panel in start..(start + block).min(count) {
-                    let call = PanelCall {
-                        weights: self.panels[panel * self.rows_in * 2..].as_ptr(),
-                        x: x.as_ptr(),
-                        rows,
-                        rows_in: self.rows_in,
-                        column: match epilogue {
-                            Epilogue::SiluGate => panel * WIDTH,
-                            _ => panel * PANEL,
-                        },
-                        width,
-                        epilogue,
-                        y: y.0,
-                    };
-                    // SAFETY: `x` and `y` were checked above, and each panel writes its own
-                    // columns only.
-                    unsafe { panel_product(isa, &call) };
-                }
-            }
+            });
         });
+    }
+
+    /// Makes a thread's scratch ready: room for a widened panel, `x` in bf16. That each thread
+    /// rounds all of `x` for itself is cheaper than waiting for one another.
+    fn prepare(&self, isa: Isa, x: &[f32], rows: usize, scratch: &mut Scratch) {
+        if scratch.panel.len() < 2 * self.rows_in {
+            scratch.panel.resize(2 * self.rows_in, Line::ZERO);
+        }
+        if self.arithmetic == Arithmetic::Bf16 {
+            let values = rows * self.rows_in;
+            if scratch.pairs.len() < values / 2 {
+                scratch.pairs.resize(values / 2, 0);
+            }
+            // SAFETY: both hold `values` elements.
+            unsafe { round_to_bf16(isa, x.as_ptr(), values, scratch.pairs.as_mut_ptr().cast()) };
+        }
+    }
+}
+
+instantiate! {
+    /// Rounds `n` floats to bf16.
+    unsafe fn round_to_bf16 = round_kernel(x: *const f32, n: usize, to: *mut u16)
+}
+
+#[inline(always)]
+unsafe fn round_kernel<L: Lane>(x: *const f32, n: usize, to: *mut u16) {
+    // SAFETY: the caller promises n elements at both pointers.
+    unsafe {
+        let whole = n / WIDTH * WIDTH;
+        for i in (0..whole).step_by(WIDTH) {
+            L::load(x.add(i)).store_bf16(to.add(i));
+        }
+        for i in whole..n {
+            *to.add(i) = half::bf16::from_f32(*x.add(i)).to_bits();
+        }
     }
 }
 
@@ -191,8 +155,14 @@ struct SharedOutput(*mut f32);
 unsafe impl Sync for SharedOutput {}
 
 struct PanelCall {
-    weights: *const Line,
+    weights: *const u8,
+    storage: Storage,
+    arithmetic: Arithmetic,
     x: *const f32,
+    /// `x` in bf16, for [`Arithmetic::Bf16`].
+    pairs: *const u32,
+    /// Room for `[in][32]` floats.
+    wide: *mut f32,
     rows: usize,
     rows_in: usize,
     /// First output column of this panel.
@@ -209,60 +179,135 @@ instantiate! {
 
 #[inline(always)]
 unsafe fn panel<L: Lane>(call: &PanelCall) {
-    let largest = if is_register::<L>() {
-        TILE
-    } else {
-        TILE_PORTABLE
-    };
+    // SAFETY: the caller's promises are passed on.
+    unsafe {
+        match (call.arithmetic, call.storage) {
+            (Arithmetic::Bf16, _) => tiles::<L, Pairs>(call, call.weights),
+            (_, Storage::F32) => tiles::<L, Plain>(call, call.weights),
+            (_, Storage::Bf16) => widened::<L, Bf16>(call),
+            (_, Storage::Affine4) => widened::<L, Affine4>(call),
+            (_, Storage::Scaled8) => widened::<L, Scaled8>(call),
+        }
+    }
+}
+
+/// Widens weights in registers where one tile takes all rows, else once for all tiles.
+#[inline(always)]
+unsafe fn widened<L: Lane, S: Weights>(call: &PanelCall) {
+    // SAFETY: `wide` has room for the panel.
+    unsafe {
+        if call.rows <= largest_tile::<L>() {
+            tiles::<L, S>(call, call.weights);
+            return;
+        }
+        for piece in 0..call.rows_in / S::IN {
+            let from = call.weights.add(piece * S::LINES * size_of::<Line>());
+            let scales = S::scales::<L>(from);
+            for i in 0..S::IN {
+                let [w0, w1] = S::weights::<L>(from, scales, i);
+                let to = call.wide.add((piece * S::IN + i) * PANEL);
+                w0.store(to);
+                w1.store(to.add(WIDTH));
+            }
+        }
+        tiles::<L, Plain>(call, call.wide.cast());
+    }
+}
+
+#[inline(always)]
+fn largest_tile<L: Lane>() -> usize {
+    if L::IS_REGISTER { TILE } else { TILE_PORTABLE }
+}
+
+#[inline(always)]
+unsafe fn tiles<L: Lane, S: Tile>(call: &PanelCall, weights: *const u8) {
     // Tiles of nearly equal height: 32 rows as 11 + 11 + 10, not 12 + 12 + 8.
-    let tiles = call.rows.div_ceil(largest);
+    let tiles = call.rows.div_ceil(largest_tile::<L>());
     let mut row = 0;
     for tile_index in 0..tiles {
         let end = call.rows * (tile_index + 1) / tiles;
         // SAFETY: rows row..end are within `call.rows`.
         unsafe {
             match end - row {
-                1 => tile::<L, 1>(call, row),
-                2 => tile::<L, 2>(call, row),
-                3 => tile::<L, 3>(call, row),
-                4 => tile::<L, 4>(call, row),
-                5 => tile::<L, 5>(call, row),
-                6 => tile::<L, 6>(call, row),
-                7 => tile::<L, 7>(call, row),
-                8 => tile::<L, 8>(call, row),
-                9 => tile::<L, 9>(call, row),
-                10 => tile::<L, 10>(call, row),
-                11 => tile::<L, 11>(call, row),
-                _ => tile::<L, 12>(call, row),
+                1 => S::tile::<L, 1>(call, weights, row),
+                2 => S::tile::<L, 2>(call, weights, row),
+                3 => S::tile::<L, 3>(call, weights, row),
+                4 => S::tile::<L, 4>(call, weights, row),
+                5 => S::tile::<L, 5>(call, weights, row),
+                6 => S::tile::<L, 6>(call, weights, row),
+                7 => S::tile::<L, 7>(call, weights, row),
+                8 => S::tile::<L, 8>(call, weights, row),
+                9 => S::tile::<L, 9>(call, weights, row),
+                10 => S::tile::<L, 10>(call, weights, row),
+                11 => S::tile::<L, 11>(call, weights, row),
+                _ => S::tile::<L, 12>(call, weights, row),
             }
         }
         row = end;
     }
 }
 
-/// Whether a lane is a single register (and not 16 separate floats).
-#[inline(always)]
-fn is_register<L: Lane>() -> bool {
-    align_of::<L>() == align_of::<Line>()
+/// R rows from `row` against a panel.
+trait Tile {
+    /// # Safety
+    /// The rows must exist, and `weights` must be a panel of the storage's form.
+    unsafe fn tile<L: Lane, const R: usize>(call: &PanelCall, weights: *const u8, row: usize);
+}
+
+impl<S: Weights> Tile for S {
+    #[inline(always)]
+    unsafe fn tile<L: Lane, const R: usize>(call: &PanelCall, weights: *const u8, row: usize) {
+        // SAFETY: the caller promises R rows from `row`, and a panel of `in` positions.
+        unsafe {
+            let mut sums = [[L::zero(); 2]; R];
+            let x = call.x.add(row * call.rows_in);
+            for piece in 0..call.rows_in / Self::IN {
+                let from = weights.add(piece * Self::LINES * size_of::<Line>());
+                let scales = Self::scales::<L>(from);
+                for i in 0..Self::IN {
+                    let [w0, w1] = Self::weights::<L>(from, scales, i);
+                    for r in 0..R {
+                        let a = L::splat(*x.add(r * call.rows_in + piece * Self::IN + i));
+                        sums[r][0] = a.mul_add(w0, sums[r][0]);
+                        sums[r][1] = a.mul_add(w1, sums[r][1]);
+                    }
+                }
+            }
+            finish_tile(call, row, sums);
+        }
+    }
+}
+
+/// [`Arithmetic::Bf16`]: pairs of weights meet pairs of activations.
+struct Pairs;
+
+impl Tile for Pairs {
+    #[inline(always)]
+    unsafe fn tile<L: Lane, const R: usize>(call: &PanelCall, weights: *const u8, row: usize) {
+        // SAFETY: the caller promises R rows from `row`; `pairs` holds all rows.
+        unsafe {
+            let mut sums = [[L::zero(); 2]; R];
+            let half = call.rows_in / 2;
+            let weights = weights.cast::<u32>();
+            let x = call.pairs.add(row * half);
+            for k in 0..half {
+                let (w0, w1) = (weights.add(k * PANEL), weights.add(k * PANEL + WIDTH));
+                for r in 0..R {
+                    let a = *x.add(r * half + k);
+                    sums[r][0] = sums[r][0].add_bf16_dot(a, w0);
+                    sums[r][1] = sums[r][1].add_bf16_dot(a, w1);
+                }
+            }
+            finish_tile(call, row, sums);
+        }
+    }
 }
 
 #[inline(always)]
-unsafe fn tile<L: Lane, const R: usize>(call: &PanelCall, row: usize) {
-    // SAFETY: the caller promises R rows from `row`; a panel holds 2 lines for each k.
-    unsafe {
-        let mut sums = [[L::zero(); 2]; R];
-        let weights = call.weights.cast::<f32>();
-        let x = call.x.add(row * call.rows_in);
-        for k in 0..call.rows_in {
-            let w0 = L::load(weights.add(k * PANEL));
-            let w1 = L::load(weights.add(k * PANEL + WIDTH));
-            for r in 0..R {
-                let a = L::splat(*x.add(r * call.rows_in + k));
-                sums[r][0] = a.mul_add(w0, sums[r][0]);
-                sums[r][1] = a.mul_add(w1, sums[r][1]);
-            }
-        }
-        for r in 0..R {
+unsafe fn finish_tile<L: Lane, const R: usize>(call: &PanelCall, row: usize, sums: [[L; 2]; R]) {
+    for r in 0..R {
+        // SAFETY: R rows from `row` exist.
+        unsafe {
             let y = call.y.add((row + r) * call.width + call.column);
             finish(call, y, sums[r]);
         }
@@ -314,25 +359,14 @@ unsafe fn finish<L: Lane>(call: &PanelCall, y: *mut f32, sums: [L; 2]) {
 mod tests {
     use super::*;
     use crate::kernel::lane::isas_to_test;
-
-    fn noise(n: usize, seed: u64) -> Vec<f32> {
-        let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-        (0..n)
-            .map(|_| {
-                state ^= state << 13;
-                state ^= state >> 7;
-                state ^= state << 17;
-                (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
-            })
-            .collect()
-    }
+    use crate::kernel::noise;
 
     #[test]
     fn equals_the_plain_sum_bit_for_bit_on_every_instruction_set() {
         let team = Team::new(2);
         for (out, inn) in [(1, 1), (31, 7), (64, 48), (100, 33)] {
             let w = noise(out * inn, 1);
-            let packed = PackedWeights::pack(&[&w], inn).unwrap();
+            let packed = PackedWeights::pack(&[&w], inn, Arithmetic::F32).unwrap();
             for rows in [1, 2, 3, 12, 13, 29] {
                 let x = noise(rows * inn, 2);
                 let start = noise(rows * out, 3);
@@ -355,17 +389,84 @@ mod tests {
 
     #[test]
     fn a_row_does_not_depend_on_the_rows_beside_it() {
-        let (out, inn) = (96, 80);
-        let packed = PackedWeights::pack(&[&noise(out * inn, 4)], inn).unwrap();
-        let x = noise(64 * inn, 5);
-        let mut all = vec![0.0; 64 * out];
-        packed.product(&Team::new(3), &x, 64, Epilogue::Store, &mut all);
-        let alone_team = Team::new(1);
-        for row in 0..64 {
-            let mut alone = vec![0.0; out];
-            let x = &x[row * inn..(row + 1) * inn];
-            packed.product(&alone_team, x, 1, Epilogue::Store, &mut alone);
-            assert_eq!(alone, all[row * out..(row + 1) * out]);
+        let (out, inn) = (96, 96);
+        let mut w = noise(out * inn, 4);
+        // Steps of 1/8 in every block: fits 4 bits.
+        for (i, w) in w.iter_mut().enumerate() {
+            *w = ((*w * 7.5 + 7.5).round() + if i % 32 < 2 { 0.0 } else { 0.5 }).floor() / 8.0;
+        }
+        for (arithmetic, weights) in [
+            (Arithmetic::F32, noise(out * inn, 4)),
+            (Arithmetic::Bf16, noise(out * inn, 4)),
+            (Arithmetic::F32, w),
+        ] {
+            let packed = PackedWeights::pack(&[&weights], inn, arithmetic).unwrap();
+            let x = noise(64 * inn, 5);
+            let mut all = vec![0.0; 64 * out];
+            packed.product(&Team::new(3), &x, 64, Epilogue::Store, &mut all);
+            let alone_team = Team::new(1);
+            for row in 0..64 {
+                let mut alone = vec![0.0; out];
+                let x = &x[row * inn..(row + 1) * inn];
+                packed.product(&alone_team, x, 1, Epilogue::Store, &mut alone);
+                assert_eq!(alone, all[row * out..(row + 1) * out]);
+            }
+        }
+    }
+
+    #[test]
+    fn every_storage_of_the_same_weights_gives_the_same_bits() {
+        let (out, inn) = (70, 64);
+        // -8 to 7 eighths: exact in 4 bits, 8 bits and bf16.
+        let w: Vec<f32> = (0..out * inn)
+            .map(|i| ((i * 7 + i / 16) % 16) as f32 / 8.0 - 1.0)
+            .collect();
+        let rows: Vec<&[f32]> = w.chunks_exact(inn).collect();
+        let team = Team::new(2);
+        for count in [1, 3, 12, 13, 40] {
+            let x = noise(count * inn, 2);
+            let mut results: Vec<Vec<f32>> = Vec::new();
+            for storage in [
+                Storage::F32,
+                Storage::Bf16,
+                Storage::Affine4,
+                Storage::Scaled8,
+            ] {
+                let packed = PackedWeights::pack_as(&rows, inn, Arithmetic::F32, storage).unwrap();
+                for isa in isas_to_test() {
+                    let mut y = vec![0.0; count * out];
+                    packed.product_as(isa, &team, &x, count, Epilogue::Store, &mut y);
+                    results.push(y);
+                }
+            }
+            assert!(results.windows(2).all(|pair| pair[0] == pair[1]));
+        }
+    }
+
+    #[test]
+    fn bf16_products_are_chains_of_rounded_pairs_on_every_instruction_set() {
+        let (out, inn) = (45, 34);
+        let round = |x: f32| half::bf16::from_f32(x).to_f32();
+        let w = noise(out * inn, 1);
+        let packed = PackedWeights::pack(&[&w], inn, Arithmetic::Bf16).unwrap();
+        for rows in [1, 5, 27] {
+            let x = noise(rows * inn, 2);
+            for isa in isas_to_test() {
+                let mut y = vec![0.0; rows * out];
+                packed.product_as(isa, &Team::new(2), &x, rows, Epilogue::Store, &mut y);
+                for r in 0..rows {
+                    for o in 0..out {
+                        let mut sum = 0f32;
+                        for k in (0..inn).step_by(2) {
+                            for k in [k + 1, k] {
+                                let (a, b) = (round(x[r * inn + k]), round(w[o * inn + k]));
+                                sum = a.mul_add(b, sum);
+                            }
+                        }
+                        assert_eq!(y[r * out + o], sum, "{isa:?}");
+                    }
+                }
+            }
         }
     }
 
@@ -373,7 +474,7 @@ mod tests {
     fn gated_products_apply_silu() {
         let (out, inn, rows) = (48, 20, 5);
         let (gate, up) = (noise(out * inn, 6), noise(out * inn, 7));
-        let packed = PackedWeights::pack_gated(&gate, &up, inn).unwrap();
+        let packed = PackedWeights::pack_gated(&gate, &up, inn, Arithmetic::F32).unwrap();
         let x = noise(rows * inn, 8);
         let dot = |w: &[f32], o: usize, r: usize| -> f64 {
             (0..inn)
@@ -394,16 +495,5 @@ mod tests {
             results.push(y);
         }
         assert!(results.windows(2).all(|w| w[0] == w[1]));
-    }
-
-    #[test]
-    fn unpacks_its_rows() {
-        let w = noise(50 * 6, 9);
-        let packed = PackedWeights::pack(&[&w[..20 * 6], &w[20 * 6..]], 6).unwrap();
-        let mut row = vec![0.0; 6];
-        for at in 0..50 {
-            packed.unpack_row(at, &mut row);
-            assert_eq!(row, w[at * 6..(at + 1) * 6]);
-        }
     }
 }

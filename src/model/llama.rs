@@ -3,19 +3,45 @@
 //! (see `kernel`), so a request's logits are bitwise the same alone and in any batch.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
 
 use crate::error::{Error, Result};
-use crate::kernel::attention::{Attend, attend, scratch_len};
+use crate::kernel::attention::{Attend, Element, MAX_HEAD_DIM, attend, scratch_len};
 use crate::kernel::elementwise::{rms_norm, rotate};
-use crate::kernel::{Epilogue, PackedWeights, Team};
+use crate::kernel::{Arithmetic, Epilogue, PackedWeights, Team};
 
 use super::kv_cache::KvCache;
 use super::rope::RopeTable;
 use super::weights::{Checkpoint, ModelConfig};
 
-/// A Llama-family model on the CPU in f32, weights packed for the kernels.
+/// With how many bits a model computes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Precision {
+    /// Of the products with weights.
+    pub products: Arithmetic,
+    /// Of keys and values in the cache.
+    pub cache: Element,
+}
+
+impl Precision {
+    /// Everything in f32: the default, and what results are quoted in.
+    pub const F32: Precision = Precision {
+        products: Arithmetic::F32,
+        cache: Element::F32,
+    };
+    /// Products in bf16, keys and values in f16: faster, half the memory, other answers.
+    pub const BF16: Precision = Precision {
+        products: Arithmetic::Bf16,
+        cache: Element::F16,
+    };
+}
+
+/// A Llama-family model on the CPU, weights packed for the kernels. The residual stream, norms
+/// and attention are f32.
 pub struct Llama {
     config: ModelConfig,
+    precision: Precision,
     /// Output head; where it is tied, also the embedding.
     head: PackedWeights,
     /// `[vocab, hidden]`, only where the head is not tied.
@@ -55,6 +81,32 @@ pub struct Workspace {
     inner: Vec<f32>,
     wanted: Vec<f32>,
     logits: Vec<f32>,
+    /// Where the time of all passes went.
+    pub times: PartTimes,
+}
+
+/// Seconds by part of the forward pass.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct PartTimes {
+    /// The blocks' projections.
+    pub products_s: f64,
+    /// Rotating, storing and attending.
+    pub attention_s: f64,
+    /// The output head.
+    pub head_s: f64,
+    /// Embedding, norms, and what lies between the parts.
+    pub rest_s: f64,
+}
+
+/// Adds the time since the last lap to a part.
+struct Stopwatch(Instant);
+
+impl Stopwatch {
+    fn lap(&mut self, part: &mut f64) {
+        let now = Instant::now();
+        *part += (now - self.0).as_secs_f64();
+        self.0 = now;
+    }
 }
 
 /// Residual states of the last token of each chunk after chosen blocks.
@@ -72,12 +124,31 @@ impl Llama {
     /// # Errors
     /// Missing or misshapen tensors, dimensions the kernels do not take, no memory.
     pub fn new(checkpoint: &Checkpoint, team: Arc<Team>) -> Result<Llama> {
+        Self::with_precision(checkpoint, Precision::F32, team)
+    }
+
+    /// As [`Llama::new`], computing in `precision`.
+    ///
+    /// # Errors
+    /// As [`Llama::new`].
+    pub fn with_precision(
+        checkpoint: &Checkpoint,
+        precision: Precision,
+        team: Arc<Team>,
+    ) -> Result<Llama> {
+        let arithmetic = precision.products;
         let config = checkpoint.config.clone();
-        if !config.head_dim.is_multiple_of(16) || !config.intermediate_size.is_multiple_of(16) {
+        let odd = config.hidden_size % 2 == 1 && arithmetic == Arithmetic::Bf16;
+        if !config.head_dim.is_multiple_of(16)
+            || !config.intermediate_size.is_multiple_of(16)
+            || config.head_dim > MAX_HEAD_DIM
+            || odd
+        {
             return Err(Error::Usage(format!(
-                "this engine needs head and feed-forward sizes that are multiples of 16; the \
-                 model has {} and {}",
-                config.head_dim, config.intermediate_size
+                "this engine needs head and feed-forward sizes that are multiples of 16, heads \
+                 of at most {MAX_HEAD_DIM}, and for bf16 an even hidden size; the model has {}, \
+                 {} and {}",
+                config.head_dim, config.intermediate_size, config.hidden_size
             )));
         }
         let hidden = config.hidden_size;
@@ -96,27 +167,33 @@ impl Llama {
             let (gate, up) = (tensor("mlp.gate_proj")?, tensor("mlp.up_proj")?);
             layers.push(Layer {
                 input_norm: tensor("input_layernorm")?,
-                qkv_proj: PackedWeights::pack(&[&q, &k, &v], hidden).map_err(memory)?,
+                qkv_proj: PackedWeights::pack(&[&q, &k, &v], hidden, arithmetic).map_err(memory)?,
                 o_proj: PackedWeights::pack(
                     &[&tensor("self_attn.o_proj")?],
                     config.num_attention_heads * config.head_dim,
+                    arithmetic,
                 )
                 .map_err(memory)?,
                 post_attention_norm: tensor("post_attention_layernorm")?,
-                gate_up_proj: PackedWeights::pack_gated(&gate, &up, hidden).map_err(memory)?,
+                gate_up_proj: PackedWeights::pack_gated(&gate, &up, hidden, arithmetic)
+                    .map_err(memory)?,
                 down_proj: PackedWeights::pack(
                     &[&tensor("mlp.down_proj")?],
                     config.intermediate_size,
+                    arithmetic,
                 )
                 .map_err(memory)?,
             });
         }
         let embedding = checkpoint.f32_values("model.embed_tokens.weight")?;
         let (head, embedding) = if config.tie_word_embeddings {
-            (PackedWeights::pack(&[&embedding], hidden), None)
+            (PackedWeights::pack(&[&embedding], hidden, arithmetic), None)
         } else {
             let head = checkpoint.f32_values("lm_head.weight")?;
-            (PackedWeights::pack(&[&head], hidden), Some(embedding))
+            (
+                PackedWeights::pack(&[&head], hidden, arithmetic),
+                Some(embedding),
+            )
         };
         Ok(Llama {
             head: head.map_err(memory)?,
@@ -125,12 +202,44 @@ impl Llama {
             norm: checkpoint.f32_values("model.norm.weight")?,
             rope: RopeTable::new(&config),
             team,
+            precision,
             config,
         })
     }
 
     pub fn config(&self) -> &ModelConfig {
         &self.config
+    }
+
+    pub fn precision(&self) -> Precision {
+        self.precision
+    }
+
+    /// Bytes that the packed weights take.
+    pub fn weight_bytes(&self) -> usize {
+        let products = self.layers.iter().flat_map(|layer| {
+            [
+                &layer.qkv_proj,
+                &layer.o_proj,
+                &layer.gate_up_proj,
+                &layer.down_proj,
+            ]
+        });
+        let embedding = self.embedding.as_ref().map_or(0, |e| size_of_val(&e[..]));
+        products.map(PackedWeights::bytes).sum::<usize>() + self.head.bytes() + embedding
+    }
+
+    /// Bytes of the KV cache that a token takes.
+    pub fn kv_bytes_per_token(&self) -> usize {
+        self.config.kv_bytes_per_token(self.precision.cache)
+    }
+
+    /// An empty cache for this model: `slots` sequences of up to `capacity` positions.
+    ///
+    /// # Errors
+    /// If its address space cannot be had.
+    pub fn new_cache(&self, slots: usize, capacity: usize) -> Result<KvCache> {
+        KvCache::new(&self.config, self.precision.cache, slots, capacity)
     }
 
     pub fn team(&self) -> &Arc<Team> {
@@ -152,6 +261,10 @@ impl Llama {
         self.check(chunks, cache)?;
         let hidden = self.config.hidden_size;
         let rows = rows_of(chunks, cache);
+        for chunk in chunks {
+            cache.extend(chunk.slot, chunk.tokens);
+        }
+        let cache = &*cache;
         let n = rows.len();
         let w = workspace;
         grow(&mut w.hidden, n * hidden);
@@ -162,35 +275,40 @@ impl Llama {
             n * self.config.num_attention_heads * self.config.head_dim,
         );
         grow(&mut w.inner, n * self.config.intermediate_size);
+        let mut watch = Stopwatch(Instant::now());
         self.embed(&rows, &mut w.hidden);
         let last: Vec<usize> = last_rows(chunks);
         if let Some(capture) = capture.as_deref_mut() {
             capture.states = vec![0.0; chunks.len() * capture.layers.len() * hidden];
             capture.take(0, &last, hidden, &w.hidden);
         }
+        let team = &self.team;
         for (index, layer) in self.layers.iter().enumerate() {
             self.norm_rows(&w.hidden, &layer.input_norm, n, &mut w.normed);
+            watch.lap(&mut w.times.rest_s);
             let qkv = &mut w.qkv;
             layer
                 .qkv_proj
-                .product(&self.team, &w.normed, n, Epilogue::Store, qkv);
+                .product(team, &w.normed, n, Epilogue::Store, qkv);
+            watch.lap(&mut w.times.products_s);
             self.attention(index, &rows, cache, qkv, &mut w.attended);
+            watch.lap(&mut w.times.attention_s);
             layer
                 .o_proj
-                .product(&self.team, &w.attended, n, Epilogue::Add, &mut w.hidden);
+                .product(team, &w.attended, n, Epilogue::Add, &mut w.hidden);
+            watch.lap(&mut w.times.products_s);
             self.norm_rows(&w.hidden, &layer.post_attention_norm, n, &mut w.normed);
+            watch.lap(&mut w.times.rest_s);
             layer
                 .gate_up_proj
-                .product(&self.team, &w.normed, n, Epilogue::SiluGate, &mut w.inner);
+                .product(team, &w.normed, n, Epilogue::SiluGate, &mut w.inner);
             layer
                 .down_proj
-                .product(&self.team, &w.inner, n, Epilogue::Add, &mut w.hidden);
+                .product(team, &w.inner, n, Epilogue::Add, &mut w.hidden);
+            watch.lap(&mut w.times.products_s);
             if let Some(capture) = capture.as_deref_mut() {
                 capture.take(index + 1, &last, hidden, &w.hidden);
             }
-        }
-        for chunk in chunks {
-            cache.push(chunk.slot, chunk.tokens);
         }
         let wanted: Vec<usize> = (0..chunks.len())
             .filter(|&c| chunks[c].logits)
@@ -202,13 +320,15 @@ impl Llama {
             let from = &w.hidden[row * hidden..(row + 1) * hidden];
             rms_norm(from, &self.norm, self.config.rms_norm_eps, to);
         }
+        watch.lap(&mut w.times.rest_s);
         self.head.product(
-            &self.team,
+            team,
             &w.wanted,
             wanted.len(),
             Epilogue::Store,
             &mut w.logits,
         );
+        watch.lap(&mut w.times.head_s);
         Ok(&mut w.logits[..wanted.len() * self.config.vocab_size])
     }
 
@@ -275,7 +395,7 @@ impl Llama {
         &self,
         layer: usize,
         rows: &[Row],
-        cache: &mut KvCache,
+        cache: &KvCache,
         qkv: &mut [f32],
         attended: &mut [f32],
     ) {
@@ -285,7 +405,11 @@ impl Llama {
             self.config.num_key_value_heads,
         );
         let width = self.qkv_width();
-        for (row, qkv) in rows.iter().zip(qkv.chunks_exact_mut(width)) {
+        let shared = Disjoint::new(qkv);
+        self.team.for_each(rows.len(), 4, &|index| {
+            let row = &rows[index];
+            // SAFETY: each row is written by one call.
+            let qkv = unsafe { shared.slice(index * width, width) };
             let (cos, sin) = self.rope.at(row.position);
             for head in qkv[..(heads + kv_heads) * d].chunks_exact_mut(d) {
                 rotate(head, cos, sin);
@@ -293,29 +417,32 @@ impl Llama {
             for head in 0..kv_heads {
                 let key = &qkv[(heads + head) * d..][..d];
                 let value = &qkv[(heads + kv_heads + head) * d..][..d];
-                cache.write((layer, row.slot, head), row.position, key, value);
+                // SAFETY: each row is another position, and none is read before all are
+                // written.
+                unsafe {
+                    cache
+                        .pages(layer, row.slot, head)
+                        .write(row.position, key, value);
+                }
             }
-        }
-        let (cache, qkv) = (&*cache, &*qkv);
+        });
+        let qkv = &*qkv;
         let group = heads / kv_heads;
         let scale = 1.0 / (d as f32).sqrt();
         let longest = rows.iter().map(|r| r.position + 1).max().unwrap_or(1);
         let out = Disjoint::new(attended);
-        let next = std::sync::atomic::AtomicUsize::new(0);
+        let next = AtomicUsize::new(0);
         self.team.run(&|_| {
             let mut scratch = vec![0.0; scratch_len(longest)];
             loop {
-                let index = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                let index = next.fetch_add(1, Ordering::Relaxed);
                 let Some(row) = rows.get(index) else { break };
                 for head in 0..kv_heads {
-                    let (keys, values) = cache.head(layer, row.slot, head);
                     let first = head * group * d;
                     let call = Attend {
                         queries: &qkv[index * width + first..][..group * d],
-                        keys,
-                        values,
+                        pages: cache.pages(layer, row.slot, head),
                         len: row.position + 1,
-                        head_dim: d,
                         scale,
                     };
                     // SAFETY: each (row, head group) is written by one call.

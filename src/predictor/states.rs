@@ -2,7 +2,6 @@
 
 use crate::error::Result;
 use crate::model::ChatModel;
-use crate::model::kv_cache::KvCache;
 use crate::model::llama::{Capture, Chunk, Workspace};
 
 /// Prompt tokens run in one pass.
@@ -37,7 +36,7 @@ pub fn last_token_states(
         .min(prompts.iter().map(Vec::len).min().unwrap_or(1) - 1);
     let longest = prompts.iter().map(Vec::len).max().unwrap_or(1);
     // Slot 0 keeps the shared beginning.
-    let mut cache = KvCache::new(chat.config(), SLOTS + 1, longest)?;
+    let mut cache = chat.llama().new_cache(SLOTS + 1, longest)?;
     let mut workspace = Workspace::default();
     if shared > 0 {
         let chunk = Chunk {

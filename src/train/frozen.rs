@@ -8,7 +8,7 @@ use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tenso
 
 use crate::error;
 use crate::kernel::elementwise::rms_norm;
-use crate::kernel::{Epilogue, PackedWeights, Team};
+use crate::kernel::{Arithmetic, Epilogue, PackedWeights, Team};
 
 /// `x W^T` with `W` `[out, in]` frozen, packed for both directions.
 #[derive(Clone)]
@@ -34,8 +34,12 @@ impl FrozenLinear {
         }
         let memory = |e| error::Error::Memory(format!("no memory for training weights: {e}"));
         Ok(FrozenLinear {
-            forward: Arc::new(PackedWeights::pack(&[weight], rows_in).map_err(memory)?),
-            backward: Arc::new(PackedWeights::pack(&[&transposed], out).map_err(memory)?),
+            forward: Arc::new(
+                PackedWeights::pack(&[weight], rows_in, Arithmetic::F32).map_err(memory)?,
+            ),
+            backward: Arc::new(
+                PackedWeights::pack(&[&transposed], out, Arithmetic::F32).map_err(memory)?,
+            ),
             team,
         })
     }

@@ -116,7 +116,7 @@ fn the_trained_graph_and_the_merged_engine_agree() {
     let adapter = training.model.adapter().unwrap();
     adapter.merge_into(&mut checkpoint).unwrap();
     let merged = Llama::new(&checkpoint, Team::new(1)).unwrap();
-    let mut cache = crate::model::kv_cache::KvCache::new(merged.config(), 1, 32).unwrap();
+    let mut cache = merged.new_cache(1, 32).unwrap();
     let mut workspace = crate::model::llama::Workspace::default();
     let chunk = crate::model::llama::Chunk {
         slot: 0,
