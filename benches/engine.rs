@@ -1,59 +1,150 @@
-//! Speed of the engine on the shape of SmolLM2-135M with random weights: decode tokens/s by
-//! rows, prefill tokens/s, and the share of each that is matrix products.
+//! Speed of the engine on the shape of SmolLM2-135M with random weights: decoding by rows and
+//! by position, prefill, where the time goes, and the share of what the machine can do.
 //!
-//! What bounds it: a token costs 0.27 GFLOP in products. At 1 row every step streams all
-//! weights (538 MB in f32) from memory; from about 8 rows on the products' arithmetic
-//! dominates; attention grows with the context, about 46 KB of KV cache read a position.
+//! What bounds it: a token costs 0.27 GFLOP in products. With one row every step streams all
+//! weights from memory, so what counts is the form they are kept in: 538 MB in f32, 269 MB
+//! where they are exact in bf16, 108 MB as the blocks of a 4-bit GGUF file; the answers are
+//! the same. From about 8 rows on the multiply-adds bound the step, and with longer contexts
+//! attention over the KV cache (46 KB a position and row in f32, 23 KB in f16).
 //!
-//! `cargo bench --bench engine [-- --threads N]`: warm-up, then the median of 3 runs each.
+//! `cargo bench --bench engine [-- --threads N] [--only f32|f32-bf16|f32-q4|bf16] [--positions]`:
+//! after a warm-up, the median of 3 runs each. Shares are of the best that this machine shows
+//! just before: multiply-adds on operands in registers, reading 512 MB.
 
 use std::time::Instant;
 
-use lenaware::engine::{Batching, Engine, Request};
-use lenaware::kernel::Team;
-use lenaware::model::{Checkpoint, ModelConfig, llama::Llama};
+use candle_core::quantized::{GgmlDType, QTensor};
+use candle_core::{DType, Device, Tensor};
+
+use lenaware::engine::{Batching, Engine, Request, RunStats};
+use lenaware::kernel::{Arithmetic, Team, peak};
+use lenaware::model::llama::{Llama, Precision};
+use lenaware::model::{Checkpoint, ModelConfig};
 
 const PROMPT: usize = 64;
 const NEW_TOKENS: usize = 64;
 const GFLOP_PER_TOKEN: f64 = 0.269;
+const RUNS: usize = 3;
+const ROWS: [usize; 6] = [1, 4, 8, 16, 32, 64];
 
 fn main() {
     let arguments: Vec<String> = std::env::args().collect();
-    let threads = arguments
-        .iter()
-        .position(|a| a == "--threads")
-        .and_then(|at| arguments.get(at + 1)?.parse().ok());
+    let value = |flag: &str| {
+        let at = arguments.iter().position(|a| a == flag)?;
+        arguments.get(at + 1)
+    };
+    let threads = value("--threads").and_then(|n| n.parse().ok());
     let team = threads.map_or_else(Team::of_the_machine, Team::new);
     let mut config = ModelConfig::smollm2_135m();
     config.eos_token_ids.clear();
     let checkpoint = Checkpoint::random(&config, 1).expect("random weights");
-    let model = Llama::new(&checkpoint, team.clone()).expect("packed weights");
-    drop(checkpoint);
     println!(
-        "SmolLM2-135M's shape, f32, {} threads; prompt {PROMPT}, {NEW_TOKENS} new tokens",
+        "SmolLM2-135M's shape, {} threads, prompts of {PROMPT} tokens, {NEW_TOKENS} new tokens",
         team.threads()
     );
-    println!("rows  decode tokens/s  GFLOP/s  ms/step");
     let mut results = Vec::new();
-    for rows in [1, 4, 8, 16, 32, 64] {
-        let mut rates: Vec<f64> = (0..4).map(|_| decode_rate(&model, rows)).skip(1).collect();
-        rates.sort_by(f64::total_cmp);
-        let rate = rates[1];
-        println!(
-            "{rows:>4}  {rate:>15.0}  {:>7.0}  {:>7.2}",
-            rate * GFLOP_PER_TOKEN,
-            1e3 * rows as f64 / rate
-        );
-        results.push(format!("\"{rows}\":{rate:.0}"));
+    for (name, stored, precision) in [
+        ("f32", None, Precision::F32),
+        ("f32-bf16", Some(GgmlDType::BF16), Precision::F32),
+        ("f32-q4", Some(GgmlDType::Q4_1), Precision::F32),
+        ("bf16", None, Precision::BF16),
+    ] {
+        if value("--only").is_some_and(|only| only != name) {
+            continue;
+        }
+        let model = model(&checkpoint, stored, precision, team.clone());
+        let positions = arguments.iter().any(|a| a == "--positions");
+        results.push(format!("\"{name}\":{}", measure(name, &model, positions)));
     }
-    let mut rates: Vec<f64> = (0..4).map(|_| prefill_rate(&model)).skip(1).collect();
-    rates.sort_by(f64::total_cmp);
-    println!("prefill of 8 x 256: {:.0} tokens/s", rates[1]);
+    println!("{{{}}}", results.join(","));
+}
+
+/// Weights as a file of type `stored` would have them.
+fn model(
+    checkpoint: &Checkpoint,
+    stored: Option<GgmlDType>,
+    precision: Precision,
+    team: std::sync::Arc<Team>,
+) -> Llama {
+    let mut checkpoint = checkpoint.clone();
+    if let Some(stored) = stored {
+        for tensor in checkpoint.tensors.values_mut().filter(|t| t.rank() == 2) {
+            *tensor = rounded(tensor, stored);
+        }
+    }
+    Llama::with_precision(&checkpoint, precision, team).expect("packed weights")
+}
+
+fn rounded(tensor: &Tensor, stored: GgmlDType) -> Tensor {
+    let quantized = match stored {
+        GgmlDType::BF16 => tensor.to_dtype(DType::BF16),
+        stored => QTensor::quantize(tensor, stored).and_then(|q| q.dequantize(&Device::Cpu)),
+    };
+    quantized
+        .and_then(|t| t.to_dtype(DType::F32))
+        .expect("rounding")
+}
+
+fn measure(name: &str, model: &Llama, positions: bool) -> String {
+    let team = model.team();
+    let arithmetic = model.precision().products;
+    let peak = peak::operations_per_s(team, arithmetic) / 1e9;
+    let read = peak::read_bytes_per_s(team).expect("memory") / 1e9;
+    let what = match arithmetic {
+        Arithmetic::F32 => "f32",
+        Arithmetic::Bf16 => "bf16",
+    };
     println!(
-        "{{\"decode\":{{{}}},\"prefill\":{:.0}}}",
-        results.join(","),
-        rates[1]
+        "\n{name}: products in {what}, weights {:.0} MB, KV cache {:.1} KB a position; this \
+         machine: {peak:.0} GFLOP/s, {read:.0} GB/s",
+        model.weight_bytes() as f64 / 1e6,
+        model.kv_bytes_per_token() as f64 / 1e3,
     );
+    println!(
+        "rows  tokens/s  GFLOP/s  % of peak  % of bandwidth  ms/step: products attention   head \
+         sampling   rest"
+    );
+    let mut decode = Vec::new();
+    for rows in ROWS {
+        let (rate, stats) = median(|| decode_rate(model, rows, PROMPT, NEW_TOKENS));
+        let steps = (stats.steps - 1) as f64;
+        let ms = |seconds: f64| 1e3 * seconds / steps;
+        let parts = stats.parts;
+        let known = parts.products_s + parts.attention_s + parts.head_s + stats.sampling_s;
+        println!(
+            "{rows:>4}  {rate:>8.0}  {:>7.0}  {:>9.0}  {:>14.0}  {:>7.2}: {:>8.2} {:>9.2} {:>6.2} \
+             {:>8.2} {:>6.2}",
+            rate * GFLOP_PER_TOKEN,
+            100.0 * rate * GFLOP_PER_TOKEN / peak,
+            100.0 * rate / rows as f64 * model.weight_bytes() as f64 / 1e9 / read,
+            ms(stats.decode_s),
+            ms(parts.products_s),
+            ms(parts.attention_s),
+            ms(parts.head_s),
+            ms(stats.sampling_s),
+            ms(stats.decode_s - known),
+        );
+        decode.push(format!("\"{rows}\":{rate:.0}"));
+    }
+    if positions {
+        for prompt in [128, 256, 512, 1024] {
+            let (rate, _) = median(|| decode_rate(model, 32, prompt, 16));
+            println!("  32 rows from position {prompt}: {rate:.0} tokens/s");
+        }
+    }
+    let (prefill, _) = median(|| prefill_rate(model));
+    println!("prefill of 8 x 256: {prefill:.0} tokens/s");
+    format!(
+        "{{\"decode\":{{{}}},\"prefill\":{prefill:.0}}}",
+        decode.join(",")
+    )
+}
+
+/// The median after one run to warm up.
+fn median(mut run: impl FnMut() -> (f64, RunStats)) -> (f64, RunStats) {
+    let mut runs: Vec<_> = (0..=RUNS).map(|_| run()).skip(1).collect();
+    runs.sort_by(|a, b| a.0.total_cmp(&b.0));
+    runs.swap_remove(RUNS / 2)
 }
 
 fn requests(count: usize, prompt: usize, max_new_tokens: usize) -> impl Iterator<Item = Request> {
@@ -69,21 +160,23 @@ fn requests(count: usize, prompt: usize, max_new_tokens: usize) -> impl Iterator
     })
 }
 
-fn decode_rate(model: &Llama, rows: usize) -> f64 {
-    let mut engine = Engine::new(model, rows, PROMPT + NEW_TOKENS).expect("cache");
-    let mut queue = requests(rows, PROMPT, NEW_TOKENS);
+fn decode_rate(model: &Llama, rows: usize, prompt: usize, new_tokens: usize) -> (f64, RunStats) {
+    let mut engine = Engine::new(model, rows, prompt + new_tokens).expect("cache");
+    let mut queue = requests(rows, prompt, new_tokens);
     let stats = engine
         .generate(&mut || queue.next(), Batching::Static, &mut Vec::new())
         .expect("generation");
-    (stats.computed_tokens - rows) as f64 / stats.decode_s
+    let rate = (stats.computed_tokens - rows) as f64 / stats.decode_s;
+    (rate, stats)
 }
 
-fn prefill_rate(model: &Llama) -> f64 {
+fn prefill_rate(model: &Llama) -> (f64, RunStats) {
     let mut engine = Engine::new(model, 8, 257).expect("cache");
     let mut queue = requests(8, 256, 1);
     let begun = Instant::now();
     let stats = engine
         .generate(&mut || queue.next(), Batching::Static, &mut Vec::new())
         .expect("generation");
-    stats.prefill_tokens as f64 / begun.elapsed().as_secs_f64()
+    let rate = stats.prefill_tokens as f64 / begun.elapsed().as_secs_f64();
+    (rate, stats)
 }
