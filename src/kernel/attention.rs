@@ -3,7 +3,7 @@
 //! come out 16 at a time without horizontal sums, and values as `[16][d]`. Every sum runs over
 //! positions and dimensions in ascending order, in f32.
 
-use super::lane::{Isa, Lane, WIDTH, instantiate};
+use super::lane::{Isa, Lane, WIDTH, instantiate, prefetch};
 
 /// Positions in a page.
 pub const BLOCK: usize = WIDTH;
@@ -293,6 +293,8 @@ unsafe fn score_blocks<L: Lane, E: Stored, const G: usize, const B: usize>(
             let mut k = [L::zero(); B];
             for b in 0..B {
                 k[b] = E::load(keys[b].add(i * BLOCK));
+                // The block's values, which follow its keys, are next.
+                prefetch(keys[b].wrapping_add((d + i) * BLOCK).cast());
             }
             for g in 0..G {
                 let a = L::splat(*q.add(g * d + i));
@@ -382,7 +384,10 @@ unsafe fn columns<L: Lane, E: Stored, const G: usize, const C: usize>(
             for t in 0..BLOCK.min(call.len - start) {
                 let mut v = [L::zero(); C];
                 for (c, v) in v.iter_mut().enumerate() {
-                    *v = E::load(values.add(t * d + c * WIDTH));
+                    let at = values.add(t * d + c * WIDTH);
+                    *v = E::load(at);
+                    // The next head's keys follow this head's values.
+                    prefetch(at.wrapping_add(BLOCK * d).cast());
                 }
                 for g in 0..G {
                     let p = L::splat(*scores.add(g * stride + start + t));

@@ -14,6 +14,18 @@ mod portable;
 pub use avx512::Avx512;
 pub use portable::Portable;
 
+/// Asks for the cache line at `at`, which may lie anywhere, to be brought near.
+#[inline(always)]
+pub fn prefetch(at: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a hint, which never faults.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T1 }>(at.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = at;
+}
+
 /// The operations kernels are written in. All pointers must be valid for 16 floats; no
 /// alignment is needed. Implementations with intrinsics must only be reached from functions
 /// that enable their instruction set.

@@ -6,7 +6,7 @@
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::lane::{Isa, Lane, WIDTH, instantiate};
+use super::lane::{Isa, Lane, WIDTH, instantiate, prefetch};
 use super::lines::{Line, floats_mut};
 use super::packed::{Arithmetic, PANEL, PackedWeights, Storage};
 use super::team::Team;
@@ -77,18 +77,30 @@ impl PackedWeights {
         team.run(&|_| {
             let y = &y;
             SCRATCH.with_borrow_mut(|scratch| {
-                let mut ready = false;
-                loop {
-                    let start = next.fetch_add(block, Ordering::Relaxed);
-                    if start >= count {
-                        break;
-                    }
-                    if !std::mem::replace(&mut ready, true) {
-                        self.prepare(isa, x, rows, scratch);
-                    }
-                    for panel in start..(start + block).min(count) {
+                let claim = || next.fetch_add(block, Ordering::Relaxed);
+                let mut start = claim();
+                if start < count {
+                    self.prepare(isa, x, rows, scratch);
+                }
+                while start < count {
+                    // Claimed one ahead, to know which panel comes after this block's last.
+                    let following = claim();
+                    let end = (start + block).min(count);
+                    for panel in start..end {
+                        let ahead = if panel + 1 < end {
+                            panel + 1
+                        } else {
+                            following
+                        };
+                        let weights = self.panel(panel);
                         let call = PanelCall {
-                            weights: self.panel(panel).as_ptr().cast(),
+                            weights: weights.as_ptr().cast(),
+                            weight_bytes: size_of_val(weights),
+                            ahead: if ahead < count {
+                                self.panel(ahead).as_ptr().cast()
+                            } else {
+                                std::ptr::null()
+                            },
                             storage: self.storage,
                             arithmetic: self.arithmetic,
                             x: x.as_ptr(),
@@ -108,6 +120,7 @@ impl PackedWeights {
                         // each panel writes its own columns only.
                         unsafe { panel_product(isa, &call) };
                     }
+                    start = following;
                 }
             });
         });
@@ -156,6 +169,9 @@ unsafe impl Sync for SharedOutput {}
 
 struct PanelCall {
     weights: *const u8,
+    weight_bytes: usize,
+    /// The panel that this thread takes next, or null.
+    ahead: *const u8,
     storage: Storage,
     arithmetic: Arithmetic,
     x: *const f32,
@@ -223,27 +239,55 @@ fn largest_tile<L: Lane>() -> usize {
 unsafe fn tiles<L: Lane, S: Tile>(call: &PanelCall, weights: *const u8) {
     // Tiles of nearly equal height: 32 rows as 11 + 11 + 10, not 12 + 12 + 8.
     let tiles = call.rows.div_ceil(largest_tile::<L>());
+    // Memory rests while further tiles meet a panel that is in the caches by now: time to bring
+    // the next panel near. A single tile is bound by memory and has none to spare.
+    let share = if tiles > 1 && !call.ahead.is_null() {
+        call.weight_bytes / (tiles * call.rows_in)
+    } else {
+        0
+    };
     let mut row = 0;
     for tile_index in 0..tiles {
         let end = call.rows * (tile_index + 1) / tiles;
+        let ahead = Ahead {
+            from: call.ahead.wrapping_add(tile_index * share * call.rows_in),
+            share,
+        };
         // SAFETY: rows row..end are within `call.rows`.
         unsafe {
             match end - row {
-                1 => S::tile::<L, 1>(call, weights, row),
-                2 => S::tile::<L, 2>(call, weights, row),
-                3 => S::tile::<L, 3>(call, weights, row),
-                4 => S::tile::<L, 4>(call, weights, row),
-                5 => S::tile::<L, 5>(call, weights, row),
-                6 => S::tile::<L, 6>(call, weights, row),
-                7 => S::tile::<L, 7>(call, weights, row),
-                8 => S::tile::<L, 8>(call, weights, row),
-                9 => S::tile::<L, 9>(call, weights, row),
-                10 => S::tile::<L, 10>(call, weights, row),
-                11 => S::tile::<L, 11>(call, weights, row),
-                _ => S::tile::<L, 12>(call, weights, row),
+                1 => S::tile::<L, 1>(call, weights, row, ahead),
+                2 => S::tile::<L, 2>(call, weights, row, ahead),
+                3 => S::tile::<L, 3>(call, weights, row, ahead),
+                4 => S::tile::<L, 4>(call, weights, row, ahead),
+                5 => S::tile::<L, 5>(call, weights, row, ahead),
+                6 => S::tile::<L, 6>(call, weights, row, ahead),
+                7 => S::tile::<L, 7>(call, weights, row, ahead),
+                8 => S::tile::<L, 8>(call, weights, row, ahead),
+                9 => S::tile::<L, 9>(call, weights, row, ahead),
+                10 => S::tile::<L, 10>(call, weights, row, ahead),
+                11 => S::tile::<L, 11>(call, weights, row, ahead),
+                _ => S::tile::<L, 12>(call, weights, row, ahead),
             }
         }
         row = end;
+    }
+}
+
+/// What a tile prefetches on its way.
+#[derive(Clone, Copy)]
+struct Ahead {
+    from: *const u8,
+    /// Bytes for each of the panel's `in` positions; 0 for nothing.
+    share: usize,
+}
+
+impl Ahead {
+    #[inline(always)]
+    fn fetch(self, position: usize) {
+        if self.share > 0 {
+            prefetch(self.from.wrapping_add(position * self.share));
+        }
     }
 }
 
@@ -251,23 +295,34 @@ unsafe fn tiles<L: Lane, S: Tile>(call: &PanelCall, weights: *const u8) {
 trait Tile {
     /// # Safety
     /// The rows must exist, and `weights` must be a panel of the storage's form.
-    unsafe fn tile<L: Lane, const R: usize>(call: &PanelCall, weights: *const u8, row: usize);
+    unsafe fn tile<L: Lane, const R: usize>(
+        call: &PanelCall,
+        weights: *const u8,
+        row: usize,
+        ahead: Ahead,
+    );
 }
 
 impl<S: Weights> Tile for S {
     #[inline(always)]
-    unsafe fn tile<L: Lane, const R: usize>(call: &PanelCall, weights: *const u8, row: usize) {
+    unsafe fn tile<L: Lane, const R: usize>(
+        call: &PanelCall,
+        weights: *const u8,
+        row: usize,
+        ahead: Ahead,
+    ) {
         // SAFETY: the caller promises R rows from `row`, and a panel of `in` positions.
         unsafe {
             let mut sums = [[L::zero(); 2]; R];
             let x = call.x.add(row * call.rows_in);
-            for piece in 0..call.rows_in / Self::IN {
-                let from = weights.add(piece * Self::LINES * size_of::<Line>());
-                let scales = Self::scales::<L>(from);
-                for i in 0..Self::IN {
-                    let [w0, w1] = Self::weights::<L>(from, scales, i);
+            for piece in 0..call.rows_in / S::IN {
+                let from = weights.add(piece * S::LINES * size_of::<Line>());
+                let scales = S::scales::<L>(from);
+                for i in 0..S::IN {
+                    ahead.fetch(piece * S::IN + i);
+                    let [w0, w1] = S::weights::<L>(from, scales, i);
                     for r in 0..R {
-                        let a = L::splat(*x.add(r * call.rows_in + piece * Self::IN + i));
+                        let a = L::splat(*x.add(r * call.rows_in + piece * S::IN + i));
                         sums[r][0] = a.mul_add(w0, sums[r][0]);
                         sums[r][1] = a.mul_add(w1, sums[r][1]);
                     }
@@ -283,7 +338,12 @@ struct Pairs;
 
 impl Tile for Pairs {
     #[inline(always)]
-    unsafe fn tile<L: Lane, const R: usize>(call: &PanelCall, weights: *const u8, row: usize) {
+    unsafe fn tile<L: Lane, const R: usize>(
+        call: &PanelCall,
+        weights: *const u8,
+        row: usize,
+        ahead: Ahead,
+    ) {
         // SAFETY: the caller promises R rows from `row`; `pairs` holds all rows.
         unsafe {
             let mut sums = [[L::zero(); 2]; R];
@@ -291,6 +351,7 @@ impl Tile for Pairs {
             let weights = weights.cast::<u32>();
             let x = call.pairs.add(row * half);
             for k in 0..half {
+                ahead.fetch(2 * k);
                 let (w0, w1) = (weights.add(k * PANEL), weights.add(k * PANEL + WIDTH));
                 for r in 0..R {
                     let a = *x.add(r * half + k);
