@@ -139,6 +139,8 @@ pub struct Attend<'a> {
     /// `[heads, d]`, rotated, not yet scaled.
     pub queries: &'a [f32],
     pub pages: Pages<'a>,
+    /// What this thread attends to next: its keys are brought near meanwhile.
+    pub ahead: Option<Pages<'a>>,
     /// Positions attended to, the row's own included; at least 1.
     pub len: usize,
     /// 1 / sqrt(d).
@@ -376,18 +378,20 @@ unsafe fn columns<L: Lane, E: Stored, const G: usize, const C: usize>(
     unsafe {
         let mut sums = [[L::zero(); C]; G];
         for start in (0..call.len).step_by(BLOCK) {
-            let values = call
-                .pages
-                .block(start / BLOCK)
-                .cast::<E>()
-                .add(BLOCK * d + first);
+            let block = start / BLOCK;
+            let values = call.pages.block(block).cast::<E>().add(BLOCK * d + first);
+            let ahead: *const E = match &call.ahead {
+                Some(pages) if block < pages.table.len() => pages.block(block).cast(),
+                _ => std::ptr::null(),
+            };
             for t in 0..BLOCK.min(call.len - start) {
                 let mut v = [L::zero(); C];
                 for (c, v) in v.iter_mut().enumerate() {
-                    let at = values.add(t * d + c * WIDTH);
-                    *v = E::load(at);
-                    // The next head's keys follow this head's values.
-                    prefetch(at.wrapping_add(BLOCK * d).cast());
+                    let at = t * d + c * WIDTH;
+                    *v = E::load(values.add(at));
+                    if !ahead.is_null() {
+                        prefetch(ahead.wrapping_add(at + first).cast());
+                    }
                 }
                 for g in 0..G {
                     let p = L::splat(*scores.add(g * stride + start + t));
@@ -461,6 +465,7 @@ mod tests {
         let call = Attend {
             queries: &queries,
             pages,
+            ahead: Some(pages),
             len,
             scale: 1.0 / (d as f32).sqrt(),
         };

@@ -434,14 +434,22 @@ impl Llama {
         let next = AtomicUsize::new(0);
         self.team.run(&|_| {
             let mut scratch = vec![0.0; scratch_len(longest)];
-            loop {
-                let index = next.fetch_add(1, Ordering::Relaxed);
-                let Some(row) = rows.get(index) else { break };
+            let claim = || next.fetch_add(1, Ordering::Relaxed);
+            let mut index = claim();
+            while let Some(row) = rows.get(index) {
+                let following = claim();
                 for head in 0..kv_heads {
                     let first = head * group * d;
+                    let ahead = match rows.get(following) {
+                        _ if head + 1 < kv_heads => Some((row.slot, head + 1)),
+                        // A prompt's rows share their keys: near already.
+                        Some(next) if next.slot != row.slot => Some((next.slot, 0)),
+                        _ => None,
+                    };
                     let call = Attend {
                         queries: &qkv[index * width + first..][..group * d],
                         pages: cache.pages(layer, row.slot, head),
+                        ahead: ahead.map(|(slot, head)| cache.pages(layer, slot, head)),
                         len: row.position + 1,
                         scale,
                     };
@@ -449,6 +457,7 @@ impl Llama {
                     let out = unsafe { out.slice(index * heads * d + first, group * d) };
                     attend(&call, &mut scratch, out);
                 }
+                index = following;
             }
         });
     }
