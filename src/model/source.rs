@@ -4,7 +4,7 @@
 //!
 //! * `smollm2-135m`, the built-in alias (see below);
 //! * `hub:org/name[@revision]`, a repository of the Hugging Face hub;
-//! * a directory with `config.json` and `*.safetensors`;
+//! * a directory with `config.json` and `*.safetensors`, or else PyTorch's `pytorch_model*.bin`;
 //! * a `.gguf` file.
 //!
 //! **The alias means one file.** Recorded datasets and golden values are only reproducible if
@@ -33,6 +33,8 @@ pub enum WeightFiles {
     Gguf(PathBuf),
     /// One file or several shards, in the order of their names.
     Safetensors(Vec<PathBuf>),
+    /// `pytorch_model.bin` or its shards, in the order of their names.
+    Torch(Vec<PathBuf>),
 }
 
 /// A model's files, all of them on this machine.
@@ -44,6 +46,9 @@ pub struct ModelFiles {
     pub weights: WeightFiles,
     /// Directory of `config.json`, `tokenizer.json` and the like; none for a GGUF file.
     pub dir: Option<PathBuf>,
+    /// What to use instead of the chat template the model came with: the name of a built-in one
+    /// or the path of a Jinja file.
+    pub chat_template: Option<String>,
     known_sha256: Option<String>,
 }
 
@@ -60,8 +65,17 @@ impl ModelFiles {
                 None,
             ));
         }
-        let weights = WeightFiles::Safetensors(directory_weights(path)?);
+        let weights = directory_weights(path)?;
         Ok(ModelFiles::new(last_part(path), weights, Some(path.into())))
+    }
+
+    /// The same files with another chat template: the name of a built-in one or the path of a
+    /// Jinja file; `None` keeps the model's own. It is read when the model is loaded.
+    pub fn with_chat_template(self, choice: Option<String>) -> ModelFiles {
+        ModelFiles {
+            chat_template: choice,
+            ..self
+        }
     }
 
     fn new(name: String, weights: WeightFiles, dir: Option<PathBuf>) -> ModelFiles {
@@ -69,6 +83,7 @@ impl ModelFiles {
             name,
             weights,
             dir,
+            chat_template: None,
             known_sha256: None,
         }
     }
@@ -78,7 +93,9 @@ impl ModelFiles {
         match (&self.weights, &self.dir) {
             (WeightFiles::Gguf(path), _) => path,
             (_, Some(dir)) => dir,
-            (WeightFiles::Safetensors(files), None) => files.first().map_or(Path::new("."), |f| f),
+            (WeightFiles::Safetensors(files) | WeightFiles::Torch(files), None) => {
+                files.first().map_or(Path::new("."), |f| f)
+            }
         }
     }
 
@@ -93,8 +110,10 @@ impl ModelFiles {
         }
         match &self.weights {
             WeightFiles::Gguf(path) => sha256_file(path),
-            WeightFiles::Safetensors(files) if files.len() == 1 => sha256_file(&files[0]),
-            WeightFiles::Safetensors(files) => {
+            WeightFiles::Safetensors(files) | WeightFiles::Torch(files) => {
+                if let [file] = &files[..] {
+                    return sha256_file(file);
+                }
                 let mut lines = String::new();
                 for file in files {
                     lines.push_str(&format!("{}  {}\n", sha256_file(file)?, last_part(file)));
@@ -169,7 +188,7 @@ impl Places {
                 )),
                 other => other,
             })?;
-            let weights = WeightFiles::Safetensors(directory_weights(&dir)?);
+            let weights = directory_weights(&dir)?;
             return Ok(ModelFiles::new(spec.to_string(), weights, Some(dir)));
         }
         let path = Path::new(spec);
@@ -185,7 +204,7 @@ impl Places {
         };
         Err(Error::Usage(format!(
             "model `{spec}` {why}: give `{}`, `hub:org/name[@revision]`, a directory with \
-             config.json and *.safetensors, or a .gguf file",
+             config.json and *.safetensors or pytorch_model.bin, or a .gguf file",
             SMOLLM2_135M.alias
         )))
     }
@@ -216,7 +235,7 @@ impl Places {
                      results will differ from the embedded dataset (pip: {pip})",
                     builtin.alias
                 );
-                let weights = WeightFiles::Safetensors(directory_weights(&dir)?);
+                let weights = directory_weights(&dir)?;
                 return Ok(ModelFiles::new(name, weights, Some(dir)));
             }
             Err(e) => e.to_string(),
@@ -233,8 +252,9 @@ impl Places {
     }
 }
 
-/// The safetensors files of a directory; what is missing is an error that says so.
-pub(super) fn directory_weights(dir: &Path) -> Result<Vec<PathBuf>> {
+/// The weights of a directory: safetensors where there are any, else PyTorch's own files. What
+/// is missing is an error that says so.
+pub(super) fn directory_weights(dir: &Path) -> Result<WeightFiles> {
     let has = |name: &str| dir.join(name).is_file();
     if !has("config.json") {
         let why = if has("adapter_config.json") {
@@ -244,34 +264,45 @@ pub(super) fn directory_weights(dir: &Path) -> Result<Vec<PathBuf>> {
         };
         return Err(Error::malformed(dir, why));
     }
-    let index = dir.join("model.safetensors.index.json");
-    if index.is_file() {
-        return sharded(dir, &index);
-    }
-    if has("model.safetensors") {
-        return Ok(vec![dir.join("model.safetensors")]);
-    }
     let entries = std::fs::read_dir(dir).map_err(|e| Error::io(dir, e))?;
     let mut names: Vec<PathBuf> = entries.flatten().map(|e| e.path()).collect();
     names.sort();
     let ends = |p: &PathBuf, end: &str| p.extension().is_some_and(|e| e == end);
-    let weights: Vec<PathBuf> = names
-        .iter()
-        .filter(|p| ends(p, "safetensors") && !last_part(p).starts_with("adapter_"))
-        .cloned()
-        .collect();
-    if !weights.is_empty() {
-        return Ok(weights);
+    let index = dir.join(SAFETENSORS_INDEX);
+    if index.is_file() {
+        return Ok(WeightFiles::Safetensors(sharded(dir, &index)?));
     }
-    let why = if names.iter().any(|p| ends(p, "bin")) {
-        "has pickled .bin weights only, which are not read: save the model as safetensors"
-    } else if names.iter().any(|p| ends(p, "gguf")) {
+    if has("model.safetensors") {
+        return Ok(WeightFiles::Safetensors(vec![
+            dir.join("model.safetensors"),
+        ]));
+    }
+    let loose = |p: &&PathBuf| ends(p, "safetensors") && !last_part(p).starts_with("adapter_");
+    let weights: Vec<PathBuf> = names.iter().filter(loose).cloned().collect();
+    if !weights.is_empty() {
+        return Ok(WeightFiles::Safetensors(weights));
+    }
+    let index = dir.join(TORCH_INDEX);
+    if index.is_file() {
+        return Ok(WeightFiles::Torch(sharded(dir, &index)?));
+    }
+    if has(TORCH_FILE) {
+        return Ok(WeightFiles::Torch(vec![dir.join(TORCH_FILE)]));
+    }
+    let why = if names.iter().any(|p| ends(p, "gguf")) {
         "has no *.safetensors: give the path of its .gguf file as the model"
+    } else if names.iter().any(|p| ends(p, "pth") || ends(p, "bin")) {
+        "has neither *.safetensors nor pytorch_model.bin: convert its weights to the transformers \
+         layout first"
     } else {
-        "has no *.safetensors: download the weights again"
+        "has neither *.safetensors nor pytorch_model.bin: download the weights again"
     };
     Err(Error::malformed(dir, why))
 }
+
+pub(super) const SAFETENSORS_INDEX: &str = "model.safetensors.index.json";
+pub(super) const TORCH_INDEX: &str = "pytorch_model.bin.index.json";
+pub(super) const TORCH_FILE: &str = "pytorch_model.bin";
 
 /// The shards that an index names, each checked to be there.
 fn sharded(dir: &Path, index: &Path) -> Result<Vec<PathBuf>> {
@@ -315,6 +346,14 @@ pub(super) fn read_json(path: &Path) -> Result<serde_json::Value> {
     let bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
     serde_json::from_slice(&bytes)
         .map_err(|e| Error::malformed(path, format!("is not valid JSON ({e}): download it again")))
+}
+
+/// As [`read_json`]; null where there is no such file.
+pub(super) fn optional_json(path: &Path) -> Result<serde_json::Value> {
+    match path.is_file() {
+        true => read_json(path),
+        false => Ok(serde_json::Value::Null),
+    }
 }
 
 /// Some other library's message, on one line and of bearable length.
