@@ -125,7 +125,7 @@ impl ChatTemplate {
     /// The prompt for one instruction, up to where the model's answer begins. It begins with
     /// one token of beginning where the template writes any. What the template writes is what
     /// there is, as with transformers' `apply_chat_template`; only for a GGUF file that asks for
-    /// the token is it added, as llama.cpp does.
+    /// the token, or is silent and has a SentencePiece vocabulary, is it added, as llama.cpp does.
     ///
     /// # Errors
     /// The template refuses, or does not end.
@@ -222,12 +222,13 @@ fn of_gguf(gguf: &GgufModel) -> Parts {
         gguf.text_at("tokenizer.ggml.tokens", id).map(String::from)
     };
     let adds_bos = gguf.flag("tokenizer.ggml.add_bos_token");
+    let sentencepiece = gguf.text("tokenizer.ggml.model") == Some("llama");
     Parts {
         source: gguf.text("tokenizer.chat_template").map(String::from),
         bos_token: token("tokenizer.ggml.bos_token_id"),
         eos_token: token("tokenizer.ggml.eos_token_id"),
         adds_bos,
-        ensures_bos: adds_bos == Some(true),
+        ensures_bos: adds_bos.unwrap_or(sentencepiece),
         name: gguf.text("general.name").map(String::from),
     }
 }

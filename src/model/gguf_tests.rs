@@ -117,6 +117,19 @@ fn a_small_model_is_read_and_its_rows_are_put_back() {
 }
 
 #[test]
+fn llama_3_takes_words_whole_that_its_merges_do_not_make() {
+    for (pre, ids) in [("smollm", &[1, 2][..]), ("llama-bpe", &[3])] {
+        let (_dir, path) = written(&small(|m| {
+            m.retain(|(k, _)| !k.ends_with(".pre") && !k.ends_with(".merges"));
+            m.push(("tokenizer.ggml.pre", Value::String(pre.into())));
+            m.push(("tokenizer.ggml.merges", Value::Array(vec![])));
+        }));
+        let tokenizer = TextTokenizer::from_gguf(&GgufModel::open(&path).unwrap()).unwrap();
+        assert_eq!(tokenizer.encode("ab").unwrap(), ids);
+    }
+}
+
+#[test]
 fn what_is_not_a_plain_llama_is_refused_by_name() {
     let set = |key: &'static str, value: Value| {
         small(move |m| {

@@ -15,7 +15,8 @@ use hf_hub::{Cache, Repo, RepoType};
 
 use crate::error::{Error, Result};
 
-use super::source::{SAFETENSORS_INDEX, TORCH_FILE, TORCH_INDEX, directory_weights, one_line};
+use super::directory::{SAFETENSORS_INDEX, TORCH_FILE, TORCH_INDEX, directory_weights};
+use super::source::one_line;
 use super::wheel::bar;
 
 /// How long the hub may take to answer at all.

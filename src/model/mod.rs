@@ -3,6 +3,7 @@
 mod built_in_templates;
 pub mod chat;
 pub mod chat_template;
+mod directory;
 pub mod gguf;
 mod gguf_header;
 mod hf_config;
@@ -10,6 +11,7 @@ mod hub;
 pub mod kv_cache;
 pub mod llama;
 mod pickle;
+mod pickle_machine;
 pub mod random;
 pub mod rope;
 mod sentencepiece;

@@ -1,4 +1,5 @@
 use super::*;
+use crate::model::pickle_machine::MAX_VALUES;
 
 /// Puts pickles together, instruction by instruction.
 #[derive(Default, Clone)]

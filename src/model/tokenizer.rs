@@ -5,6 +5,7 @@ use std::path::Path;
 
 use candle_core::quantized::gguf_file::Value;
 use candle_core::quantized::tokenizer::TokenizerFromGguf;
+use tokenizers::models::ModelWrapper;
 use tokenizers::pre_tokenizers::PreTokenizerWrapper;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::pre_tokenizers::digits::Digits;
@@ -129,6 +130,12 @@ impl TextTokenizer {
             )
         })?;
         inner.with_pre_tokenizer(Some(splitter));
+        // Llama 3 takes a word that is a token whole, whatever its merges; no key says so.
+        if let (true, ModelWrapper::BPE(bpe)) = (is_llama3(pre), inner.get_model()) {
+            let mut bpe = bpe.clone();
+            bpe.ignore_merges = true;
+            inner.with_model(bpe);
+        }
         inner.with_decoder(Some(ByteLevel::new(false, true, true)));
         Ok(TextTokenizer::of(inner))
     }
@@ -255,6 +262,10 @@ fn additions(dir: &Path, config: &serde_json::Value, known: usize) -> Result<Vec
         .collect()
 }
 
+fn is_llama3(pre: &str) -> bool {
+    ["llama-bpe", "llama3", "llama-v3"].contains(&pre)
+}
+
 /// How a GGUF file's `tokenizer.ggml.pre` splits text before byte-level BPE. The tensor library
 /// knows two of these and takes the rest for GPT-2 with a space put before every text.
 fn pre_tokenizer(name: &str) -> Option<PreTokenizerWrapper> {
@@ -263,7 +274,7 @@ fn pre_tokenizer(name: &str) -> Option<PreTokenizerWrapper> {
     let parts: Vec<PreTokenizerWrapper> = match name {
         "smollm" => vec![Digits::new(true).into(), words.into()],
         "gpt-2" | "gpt2" => vec![words.into()],
-        "llama-bpe" | "llama3" | "llama-v3" => {
+        name if is_llama3(name) => {
             let pattern = SplitPattern::Regex(LLAMA3.to_string());
             let split = Split::new(pattern, SplitDelimiterBehavior::Isolated, false).ok()?;
             vec![split.into(), ByteLevel::new(false, true, false).into()]
