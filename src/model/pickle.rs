@@ -81,11 +81,10 @@ pub(super) fn tensors(pickle: &[u8]) -> Outcome<HashMap<String, View>> {
             continue;
         };
         match machine.value(*value) {
-            Value::Tensor(view) => {
-                if tensors.insert(name.clone(), view.clone()).is_some() {
-                    return Err("its pickle has two tensors of one name".into());
-                }
+            Value::Tensor(_) if tensors.contains_key(name) => {
+                return Err("its pickle has two tensors of one name".into());
             }
+            Value::Tensor(view) => drop(tensors.insert(name.clone(), view.clone())),
             Value::Dict(_) => nested = Some(name),
             _ => {}
         }

@@ -148,7 +148,7 @@ impl<'a> Machine<'a> {
                 b')' | b']' => self.push(Value::Sequence(vec![]))?,
                 b'}' => self.push(Value::Dict(vec![]))?,
                 b't' => {
-                    let items = self.to_mark()?;
+                    let items = self.pop_mark()?;
                     self.push(Value::Sequence(items))?;
                 }
                 0x85..=0x87 => {
@@ -162,7 +162,7 @@ impl<'a> Machine<'a> {
                     self.append(&[item])?;
                 }
                 b'e' => {
-                    let items = self.to_mark()?;
+                    let items = self.pop_mark()?;
                     self.append(&items)?;
                 }
                 b's' => {
@@ -170,7 +170,7 @@ impl<'a> Machine<'a> {
                     self.set(&[key, value])?;
                 }
                 b'u' => {
-                    let items = self.to_mark()?;
+                    let items = self.pop_mark()?;
                     self.set(&items)?;
                 }
                 b'q' => {
@@ -309,7 +309,7 @@ impl<'a> Machine<'a> {
         Ok(self.stack.pop().ok_or(EMPTY)?)
     }
 
-    fn to_mark(&mut self) -> Outcome<Vec<Id>> {
+    fn pop_mark(&mut self) -> Outcome<Vec<Id>> {
         let at = self.marks.pop().filter(|at| *at <= self.stack.len());
         Ok(self.stack.split_off(at.ok_or(EMPTY)?))
     }
