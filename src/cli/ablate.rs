@@ -45,7 +45,8 @@ pub fn run(global: &Global, arguments: &Arguments) -> Result<()> {
         global.team(),
         global.shows_progress(),
         global.offline,
-    );
+    )
+    .with_chat_template(experiment.executor.chat_template.clone());
     let run = execute(
         global,
         &experiment,

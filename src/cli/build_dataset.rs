@@ -28,6 +28,9 @@ pub struct Arguments {
     /// smollm2-135m, hub:org/name[@revision], a model's directory or a .gguf file
     #[arg(long, default_value = "smollm2-135m")]
     model: String,
+    /// Instead of the model's own chat template: chatml, llama-2, llama-3, vicuna_v1.1 or a Jinja file
+    #[arg(long, value_name = "NAME|FILE")]
+    chat_template: Option<String>,
     /// Instructions: .jsonl with `text`, or Alpaca or FastChat .json [default: the project's own]
     #[arg(long, value_name = "FILE")]
     instructions: Option<PathBuf>,
@@ -58,7 +61,8 @@ pub struct Arguments {
 
 pub fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     let instructions = instructions(arguments)?;
-    let files = resolve(&arguments.model, global.shows_progress(), global.offline)?;
+    let files = resolve(&arguments.model, global.shows_progress(), global.offline)?
+        .with_chat_template(arguments.chat_template.clone());
     progress::detail_model(global, &files);
     let chat = ChatModel::load(&files, global.team())?;
     if arguments.show_prompt {

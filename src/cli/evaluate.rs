@@ -48,6 +48,9 @@ pub struct Arguments {
     /// The model that model-based predictors look into
     #[arg(long, default_value = "smollm2-135m")]
     model: String,
+    /// Instead of the model's own chat template: chatml, llama-2, llama-3, vicuna_v1.1 or a Jinja file
+    #[arg(long, value_name = "NAME|FILE")]
+    chat_template: Option<String>,
 }
 
 /// The table of predictors on one dataset.
@@ -88,7 +91,8 @@ pub fn run(global: &Global, arguments: &Arguments) -> Result<()> {
         global.team(),
         global.shows_progress(),
         global.offline,
-    );
+    )
+    .with_chat_template(arguments.chat_template.clone());
     let names: Vec<&str> = arguments.predictor.iter().map(String::as_str).collect();
     let evaluation = evaluate(global, &workshop, &names, &instances, &training, label)
         .map_err(|e| e.from_file(&arguments.dataset))?;

@@ -40,6 +40,9 @@ pub struct Arguments {
     /// The model to look into or to tune [default: smollm2-135m]
     #[arg(long)]
     model: Option<String>,
+    /// Instead of the model's own chat template: chatml, llama-2, llama-3, vicuna_v1.1 or a Jinja file
+    #[arg(long, value_name = "NAME|FILE")]
+    chat_template: Option<String>,
     /// A length dataset: a Parquet file, a folder of build-dataset, or `embedded` [default]
     #[arg(long, value_name = "PATH")]
     dataset: Option<PathBuf>,
@@ -91,6 +94,7 @@ struct Settings {
     predictor: Option<Trainable>,
     #[serde(default = "default_model")]
     model: String,
+    chat_template: Option<String>,
     #[serde(default = "default_dataset")]
     dataset: PathBuf,
     #[serde(default = "default_label")]
@@ -138,6 +142,7 @@ impl Settings {
         overridden! {
             predictor => predictor,
             model => model,
+            chat_template => chat_template,
             dataset => dataset,
             label => label,
             out => out,
@@ -180,7 +185,8 @@ pub fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     let name = settings.dataset.display().to_string();
     let mut data = TrainingData::of(&name, &dataset, label)?;
     data.truncate(settings.limit.unwrap_or(usize::MAX));
-    let files = resolve(&settings.model, global.shows_progress(), global.offline)?;
+    let files = resolve(&settings.model, global.shows_progress(), global.offline)?
+        .with_chat_template(settings.chat_template.clone());
     progress::detail_model(global, &files);
     let text = toml::to_string(&settings).map_err(|e| Error::Numeric(e.to_string()))?;
     let outcome = match kind {

@@ -32,6 +32,9 @@ pub struct Arguments {
     dataset: PathBuf,
     #[arg(long, default_value = "smollm2-135m")]
     model: String,
+    /// Instead of the model's own chat template: chatml, llama-2, llama-3, vicuna_v1.1 or a Jinja file
+    #[arg(long, value_name = "NAME|FILE")]
+    chat_template: Option<String>,
     /// The file to write [default: standard output]
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
@@ -55,7 +58,8 @@ pub fn run(global: &Global, arguments: &Arguments) -> Result<()> {
         global.team(),
         global.shows_progress(),
         global.offline,
-    );
+    )
+    .with_chat_template(arguments.chat_template.clone());
     let queries: Vec<Query<'_>> = instructions
         .iter()
         .map(|i| Query {

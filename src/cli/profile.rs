@@ -22,6 +22,9 @@ use super::{Global, must_not_exist, progress};
 pub struct Arguments {
     #[arg(long, default_value = "smollm2-135m")]
     model: String,
+    /// Instead of the model's own chat template: chatml, llama-2, llama-3, vicuna_v1.1 or a Jinja file
+    #[arg(long, value_name = "NAME|FILE")]
+    chat_template: Option<String>,
     /// Rows of the micro-batches to measure
     #[arg(long, value_delimiter = ',', default_value = "1,2,4,8,16,32,64")]
     rows: Vec<usize>,
@@ -35,7 +38,8 @@ pub struct Arguments {
 
 pub fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     must_not_exist(&arguments.out)?;
-    let files = resolve(&arguments.model, global.shows_progress(), global.offline)?;
+    let files = resolve(&arguments.model, global.shows_progress(), global.offline)?
+        .with_chat_template(arguments.chat_template.clone());
     progress::detail_model(global, &files);
     let chat = ChatModel::load(&files, global.team())?;
     let bar = progress::bar(global, arguments.rows.len() as u64, "batch sizes");

@@ -93,6 +93,7 @@ impl From<Option<Split>> for SplitKey {
 pub(super) struct ExecutorKeys {
     pub kind: ExecutorKind,
     pub model: String,
+    pub chat_template: Option<String>,
     pub step_time: String,
 }
 
@@ -101,6 +102,7 @@ impl Default for ExecutorKeys {
         ExecutorKeys {
             kind: ExecutorKind::Replay,
             model: "smollm2-135m".to_owned(),
+            chat_template: None,
             step_time: "paper".to_owned(),
         }
     }
@@ -177,6 +179,7 @@ impl From<&Experiment> for ExperimentFile {
             executor: ExecutorKeys {
                 kind: experiment.executor.kind,
                 model: experiment.executor.model.clone(),
+                chat_template: experiment.executor.chat_template.clone(),
                 step_time: experiment.executor.step_time.clone(),
             },
             defaults: ArmKeys::default(),

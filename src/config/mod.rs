@@ -54,6 +54,8 @@ pub struct ExecutorConfig {
     pub kind: ExecutorKind,
     /// The model of a live run, named as on the command line.
     pub model: String,
+    /// Instead of the model's own chat template: a built-in one or a Jinja file.
+    pub chat_template: Option<String>,
     /// The step-time model of a replay: a preset or a file from `profile`.
     pub step_time: String,
 }
@@ -154,6 +156,7 @@ impl Experiment {
             executor: ExecutorConfig {
                 kind: file.executor.kind,
                 model: file.executor.model,
+                chat_template: file.executor.chat_template,
                 step_time: file.executor.step_time,
             },
             arms,

@@ -12,25 +12,13 @@ use serde_json::Value;
 
 use crate::error::{Error, Result};
 
+use super::built_in_templates as built_in;
 use super::gguf::GgufModel;
-use super::source::{ModelFiles, WeightFiles, one_line, read_json, sha256_bytes};
+use super::source::{ModelFiles, WeightFiles, one_line, optional_json, sha256_bytes};
 use super::tokenizer::TextTokenizer;
 
 /// Steps a template may take; real ones take some hundreds.
 const FUEL: u64 = 1_000_000;
-
-const CHATML: &str = "{% for message in messages %}\
-{% if loop.first and messages[0]['role'] != 'system' %}{{ '<|im_start|>system\nYou are a helpful \
-AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n' }}{% endif %}\
-{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}\
-{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
-
-const VICUNA: &str = "{{ bos_token }}A chat between a curious user and an artificial intelligence \
-assistant. The assistant gives helpful, detailed, and polite answers to the user's questions.\
-{% for message in messages %}{% if message['role'] == 'user' %}\
-{{ ' USER: ' + message['content'] }}{% elif message['role'] == 'assistant' %}\
-{{ ' ASSISTANT: ' + message['content'] + eos_token }}{% endif %}{% endfor %}\
-{% if add_generation_prompt %}{{ ' ASSISTANT:' }}{% endif %}";
 
 /// A compiled chat template.
 #[derive(Debug, Clone)]
@@ -40,66 +28,72 @@ pub struct ChatTemplate {
     origin: PathBuf,
     bos_token: String,
     eos_token: String,
+    /// Whether a prompt must begin with `bos_token` even where the template writes none.
+    ensures_bos: bool,
 }
 
 impl ChatTemplate {
-    /// The template a model came with: of the GGUF metadata, of `chat_template.jinja`, or of
-    /// `tokenizer_config.json`. Without one, `vicuna_v1.1` for a model of that name, and
-    /// `chatml` for a tokenizer that knows `<|im_start|>`.
+    /// The template that was chosen for these files ([`ModelFiles::with_chat_template`]), else
+    /// the one the model came with: of the GGUF metadata, of `chat_template.jinja`, or of
+    /// `tokenizer_config.json`. Without either, a built-in one that the model's name or the
+    /// special tokens of its vocabulary tell of.
     ///
     /// # Errors
     /// There is none, or it is not valid.
     pub fn from_files(files: &ModelFiles) -> Result<ChatTemplate> {
-        let (source, bos, eos) = match &files.weights {
+        let mut parts = match &files.weights {
             WeightFiles::Gguf(path) => of_gguf(&GgufModel::open(path)?),
-            WeightFiles::Safetensors(_) => of_directory(files.path())?,
+            WeightFiles::Safetensors(_) | WeightFiles::Torch(_) => of_directory(files.path())?,
         };
-        if let Some(source) = source {
-            return ChatTemplate::new(source, files.path(), bos, eos);
+        let mut origin = files.path();
+        if let Some(choice) = &files.chat_template {
+            parts.source = None;
+            if !built_in::NAMES.contains(&choice.as_str()) {
+                origin = Path::new(choice);
+                parts.source = Some(read(origin)?);
+            }
         }
-        let vicuna = files.name.to_lowercase().contains("vicuna");
-        let source = match vicuna {
-            true => VICUNA,
-            false
-                if TextTokenizer::from_files(files)?
-                    .token_id("<|im_start|>")
-                    .is_some() =>
-            {
-                CHATML
-            }
-            false => {
-                return Err(Error::malformed(
-                    files.path(),
-                    "has no chat template: put one into chat_template.jinja beside the model",
-                ));
-            }
+        if let Some(source) = parts.source.take() {
+            return ChatTemplate::new(source, origin, parts);
+        }
+        let tokenizer = TextTokenizer::from_files(files)?;
+        let chosen = files.chat_template.as_deref();
+        let names = format!("{} {}", files.name, parts.name.as_deref().unwrap_or(""));
+        let name = chosen.or_else(|| built_in::detected(&names, &tokenizer));
+        let Some(source) = name.and_then(built_in::source) else {
+            return Err(Error::malformed(
+                origin,
+                format!(
+                    "has no chat template, and which one it was tuned on is not known: give one \
+                     with --chat-template, {} or the path of a Jinja file",
+                    built_in::NAMES.join(", ")
+                ),
+            ));
         };
-        ChatTemplate::new(source.into(), files.path(), bos, eos)
+        // What a built-in template begins with is the tokenizer's to say.
+        parts.bos_token = match parts.adds_bos {
+            Some(false) => None,
+            _ => parts.bos_token.or(tokenizer.bos_text().map(String::from)),
+        };
+        ChatTemplate::new(source.into(), origin, parts)
     }
 
-    /// A built-in template: `chatml` (SmolLM2's) or `vicuna_v1.1`. No token is put before it.
+    /// A built-in template: `chatml` (SmolLM2's), `llama-2`, `llama-3` or `vicuna_v1.1`. No
+    /// token is put before it.
     ///
     /// # Errors
     /// There is none of that name.
     pub fn named(name: &str) -> Result<ChatTemplate> {
-        let source = match name {
-            "chatml" => CHATML,
-            "vicuna_v1.1" => VICUNA,
-            _ => {
-                return Err(Error::Usage(format!(
-                    "no chat template `{name}`: use `chatml` or `vicuna_v1.1`"
-                )));
-            }
+        let Some(source) = built_in::source(name) else {
+            return Err(Error::Usage(format!(
+                "no chat template `{name}`: use {}",
+                built_in::NAMES.join(", ")
+            )));
         };
-        ChatTemplate::new(source.into(), Path::new(name), None, None)
+        ChatTemplate::new(source.into(), Path::new(name), Parts::default())
     }
 
-    fn new(
-        source: String,
-        origin: &Path,
-        bos_token: Option<String>,
-        eos_token: Option<String>,
-    ) -> Result<ChatTemplate> {
+    fn new(source: String, origin: &Path, parts: Parts) -> Result<ChatTemplate> {
         let bad = |e: minijinja::Error| failed(origin, e);
         let mut environment = Environment::new();
         let syntax = SyntaxConfig::builder()
@@ -122,18 +116,23 @@ impl ChatTemplate {
             environment,
             source,
             origin: origin.to_path_buf(),
-            bos_token: bos_token.unwrap_or_default(),
-            eos_token: eos_token.unwrap_or_default(),
+            bos_token: parts.bos_token.unwrap_or_default(),
+            eos_token: parts.eos_token.unwrap_or_default(),
+            ensures_bos: parts.ensures_bos,
         })
     }
 
-    /// The prompt for one instruction, up to where the model's answer begins.
+    /// The prompt for one instruction, up to where the model's answer begins. It begins with
+    /// one token of beginning where the template writes any. What the template writes is what
+    /// there is, as with transformers' `apply_chat_template`; only for a GGUF file that asks for
+    /// the token, or is silent and has a SentencePiece vocabulary, is it added, as llama.cpp does.
     ///
     /// # Errors
     /// The template refuses, or does not end.
     pub fn render(&self, instruction: &str) -> Result<String> {
         let message = context! { role => "user", content => instruction };
-        self.environment
+        let text = self
+            .environment
             .get_template("chat")
             .and_then(|template| {
                 template.render(context! {
@@ -143,7 +142,16 @@ impl ChatTemplate {
                     eos_token => &self.eos_token,
                 })
             })
-            .map_err(|e| failed(&self.origin, e))
+            .map_err(|e| failed(&self.origin, e))?;
+        let bos = self.bos_token.as_str();
+        if bos.is_empty() {
+            return Ok(text);
+        }
+        let rest = text.trim_start_matches(bos);
+        match rest.len() < text.len() || self.ensures_bos {
+            true => Ok(format!("{bos}{rest}")),
+            false => Ok(text),
+        }
     }
 
     /// The template's text.
@@ -171,28 +179,63 @@ fn strftime_fixed(format: String) -> std::result::Result<String, minijinja::Erro
         .map_err(|e| minijinja::Error::new(ErrorKind::InvalidOperation, e.to_string()))
 }
 
-/// Template, first and last token.
-type Parts = (Option<String>, Option<String>, Option<String>);
+/// A Jinja file of the user's choice.
+fn read(path: &Path) -> Result<String> {
+    const LIMIT: u64 = 1 << 20;
+    let Some(size) = path.metadata().ok().filter(|m| m.is_file()) else {
+        return Err(Error::Usage(format!(
+            "there is no chat template `{}`: use {} or the path of a Jinja file",
+            path.display(),
+            built_in::NAMES.join(", ")
+        )));
+    };
+    if size.len() > LIMIT {
+        return Err(Error::malformed(
+            path,
+            "is too large for a chat template: give a Jinja file",
+        ));
+    }
+    std::fs::read_to_string(path).map_err(|e| match e.kind() {
+        std::io::ErrorKind::InvalidData => {
+            Error::malformed(path, "is not text: give a Jinja file as the chat template")
+        }
+        _ => Error::io(path, e),
+    })
+}
+
+/// What a model's files say of its prompts.
+#[derive(Default)]
+struct Parts {
+    source: Option<String>,
+    bos_token: Option<String>,
+    eos_token: Option<String>,
+    /// Whether the tokenizer is said to begin texts with `bos_token`.
+    adds_bos: Option<bool>,
+    ensures_bos: bool,
+    /// What the model calls itself.
+    name: Option<String>,
+}
 
 fn of_gguf(gguf: &GgufModel) -> Parts {
     let token = |key: &str| {
         let id = u32::try_from(gguf.integer(key)?).ok()?;
         gguf.text_at("tokenizer.ggml.tokens", id).map(String::from)
     };
-    (
-        gguf.text("tokenizer.chat_template").map(String::from),
-        token("tokenizer.ggml.bos_token_id"),
-        token("tokenizer.ggml.eos_token_id"),
-    )
+    let adds_bos = gguf.flag("tokenizer.ggml.add_bos_token");
+    let sentencepiece = gguf.text("tokenizer.ggml.model") == Some("llama");
+    Parts {
+        source: gguf.text("tokenizer.chat_template").map(String::from),
+        bos_token: token("tokenizer.ggml.bos_token_id"),
+        eos_token: token("tokenizer.ggml.eos_token_id"),
+        adds_bos,
+        ensures_bos: adds_bos.unwrap_or(sentencepiece),
+        name: gguf.text("general.name").map(String::from),
+    }
 }
 
 fn of_directory(dir: &Path) -> Result<Parts> {
-    let optional = |name: &str| match dir.join(name) {
-        path if path.is_file() => read_json(&path),
-        _ => Ok(Value::Null),
-    };
-    let config = optional("tokenizer_config.json")?;
-    let specials = optional("special_tokens_map.json")?;
+    let config = optional_json(&dir.join("tokenizer_config.json"))?;
+    let specials = optional_json(&dir.join("special_tokens_map.json"))?;
     let token = |key: &str| {
         let value = match &config[key] {
             Value::Null => &specials[key],
@@ -203,7 +246,7 @@ fn of_directory(dir: &Path) -> Result<Parts> {
     };
     let path = dir.join("chat_template.jinja");
     let source = if path.is_file() {
-        Some(std::fs::read_to_string(&path).map_err(|e| Error::io(&path, e))?)
+        Some(read(&path)?)
     } else {
         match &config["chat_template"] {
             Value::String(text) => Some(text.clone()),
@@ -216,101 +259,16 @@ fn of_directory(dir: &Path) -> Result<Parts> {
             _ => None,
         }
     };
-    Ok((source, token("bos_token"), token("eos_token")))
+    Ok(Parts {
+        source,
+        bos_token: token("bos_token"),
+        eos_token: token("eos_token"),
+        adds_bos: config["add_bos_token"].as_bool(),
+        ensures_bos: false,
+        name: None,
+    })
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::fs;
-
-    fn directory(name: &str, files: &[(&str, &str)]) -> (tempfile::TempDir, ModelFiles) {
-        let root = tempfile::tempdir().unwrap();
-        let dir = root.path().join(name);
-        fs::create_dir(&dir).unwrap();
-        for (file, text) in files
-            .iter()
-            .chain(&[("config.json", "{}"), ("model.safetensors", "")])
-        {
-            fs::write(dir.join(file), text).unwrap();
-        }
-        let files = ModelFiles::local(&dir).unwrap();
-        (root, files)
-    }
-
-    fn rendered(files: &[(&str, &str)]) -> Result<String> {
-        let (_root, files) = directory("some-model", files);
-        ChatTemplate::from_files(&files)?.render("Hi {{ x }} <b>")
-    }
-
-    #[test]
-    fn built_in_templates_are_exact() {
-        let chatml = ChatTemplate::named("chatml").unwrap();
-        assert_eq!(
-            chatml.render("Hi").unwrap(),
-            "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging \
-             Face<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
-        );
-        let vicuna = ChatTemplate::named("vicuna_v1.1").unwrap();
-        let expected = "A chat between a curious user and an artificial intelligence assistant. The \
-             assistant gives helpful, detailed, and polite answers to the user's questions. USER: \
-             Hi ASSISTANT:";
-        assert_eq!(vicuna.render("Hi").unwrap(), expected);
-        assert_ne!(vicuna.sha256(), chatml.sha256());
-        assert_eq!(ChatTemplate::named("x").unwrap_err().exit_code(), 2);
-
-        let config = [(
-            "tokenizer_config.json",
-            r#"{"bos_token": {"content": "<s>"}}"#,
-        )];
-        let (_root, files) = directory("Vicuna-7B", &config);
-        let vicuna = ChatTemplate::from_files(&files).unwrap();
-        assert_eq!(vicuna.render("Hi").unwrap(), format!("<s>{expected}"));
-    }
-
-    #[test]
-    fn a_directory_brings_its_template_in_three_ways() {
-        let plain = r#"{"bos_token": "<s>", "chat_template": "{{ bos_token }}1{{ messages[0]['content'] }}"}"#;
-        let named = r#"{"chat_template": [{"name": "tool_use", "template": "no"},
-            {"name": "default", "template": "2{{ messages[0].content }}"}]}"#;
-        let file = "{%- for m in messages %}\n  {%- if m.content.strip().startswith('Hi') %}\n\
-            3{{ m.content }}\n  {% endif %}\n{% endfor %}\n";
-        let text = "Hi {{ x }} <b>";
-        let config = "tokenizer_config.json";
-        assert_eq!(rendered(&[(config, plain)]).unwrap(), format!("<s>1{text}"));
-        assert_eq!(rendered(&[(config, named)]).unwrap(), format!("2{text}"));
-        let both = [(config, plain), ("chat_template.jinja", file)];
-        assert_eq!(rendered(&both).unwrap(), format!("3{text}\n"));
-    }
-
-    #[test]
-    fn templates_that_fail_are_errors_that_name_the_model() {
-        let endless =
-            "{% for a in range(9999) %}{% for b in range(9999) %}x{% endfor %}{% endfor %}";
-        for (template, part) in [
-            ("{{ raise_exception('only pairs') }}", "only pairs"),
-            ("{% for %}", "syntax error"),
-            (endless, "fuel"),
-            ("{{ messages[7].content.text }}", "undefined"),
-        ] {
-            let message = rendered(&[("chat_template.jinja", template)])
-                .unwrap_err()
-                .to_string();
-            assert!(
-                message.contains(part) && message.contains("some-model"),
-                "{message}"
-            );
-            assert!(!message.contains('\n'), "{message}");
-        }
-        let message = rendered(&[("tokenizer.json", "{}")])
-            .unwrap_err()
-            .to_string();
-        assert!(message.contains("tokenizer.json"), "{message}");
-    }
-
-    #[test]
-    fn the_day_is_fixed() {
-        let day = [("chat_template.jinja", "{{ strftime_now('%d %b %Y') }}")];
-        assert_eq!(rendered(&day).unwrap(), "26 Jul 2024");
-    }
-}
+#[path = "chat_template_tests.rs"]
+mod tests;

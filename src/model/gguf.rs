@@ -17,8 +17,12 @@ use candle_transformers::models::llama::{LlamaConfig, LlamaEosToks};
 use crate::error::{Error, Result};
 
 use super::gguf_header::{check, damaged};
+use super::rope::RopeScaling;
 use super::source::one_line;
 use super::weights::ModelConfig;
+
+/// Divisors of the rotary frequencies, of the model as a whole.
+const ROPE_FREQS: &str = "rope_freqs.weight";
 
 /// An open GGUF file: header read and checked, tensors still on disk.
 #[derive(Debug)]
@@ -81,11 +85,24 @@ impl GgufModel {
 
     /// An element of an array of texts, such as a token by its id.
     pub fn text_at(&self, key: &str, index: u32) -> Option<&str> {
+        match self.array(key)?.get(index as usize)? {
+            Value::String(text) => Some(text),
+            _ => None,
+        }
+    }
+
+    /// A yes or no of the metadata.
+    pub fn flag(&self, key: &str) -> Option<bool> {
         match self.content.metadata.get(key)? {
-            Value::Array(values) => match values.get(index as usize)? {
-                Value::String(text) => Some(text),
-                _ => None,
-            },
+            Value::Bool(flag) => Some(*flag),
+            _ => None,
+        }
+    }
+
+    /// The elements of an array of the metadata.
+    pub fn array(&self, key: &str) -> Option<&[Value]> {
+        match self.content.metadata.get(key)? {
+            Value::Array(values) => Some(values),
             _ => None,
         }
     }
@@ -118,14 +135,6 @@ impl GgufModel {
         }
         if self.integer("llama.expert_count").is_some_and(|n| n > 0) {
             return refuse("mixtures of experts are not supported: choose another model".into());
-        }
-        let scaling = self.text("llama.rope.scaling.type").unwrap_or("none");
-        if scaling != "none" || self.content.tensor_infos.contains_key("rope_freqs.weight") {
-            return refuse(
-                "its scaled rotary embedding is not read from GGUF: use the model's safetensors \
-                 directory"
-                    .into(),
-            );
         }
         let heads = self.required("llama.attention.head_count")?;
         let rows = self
@@ -173,8 +182,15 @@ impl GgufModel {
             Some(_) => Some(self.required("llama.attention.key_length")?),
             None => None,
         };
-        let config = ModelConfig::from_llama(self.config()?, head_dim)
+        let config = ModelConfig::from_llama(self.config()?, head_dim, self.rope_scaling()?)
             .map_err(|why| damaged(&self.path, &why))?;
+        let window = self.integer("llama.attention.sliding_window");
+        if window.is_some_and(|w| w > 0 && w < config.max_position_embeddings as u64) {
+            return Err(Error::malformed(
+                &self.path,
+                "has a sliding window, which is not supported: choose another model",
+            ));
+        }
         let rotated = self.integer("llama.rope.dimension_count");
         if rotated.is_some_and(|n| n != config.head_dim as u64) {
             return Err(Error::malformed(
@@ -183,6 +199,45 @@ impl GgufModel {
             ));
         }
         Ok(config)
+    }
+
+    /// What the metadata and `rope_freqs.weight` (Llama 3's scaling, worked out) say of the
+    /// rotary embedding.
+    fn rope_scaling(&self) -> Result<Option<RopeScaling>> {
+        let kind = self.text("llama.rope.scaling.type").unwrap_or("none");
+        let divided = self.content.tensor_infos.contains_key(ROPE_FREQS);
+        let factor = ["llama.rope.scaling.factor", "llama.rope.scale_linear"]
+            .iter()
+            .find_map(|key| self.float(key))
+            .unwrap_or(1.0) as f32;
+        match kind {
+            "none" if divided => {
+                let file = File::open(&self.path).map_err(|e| Error::io(&self.path, e))?;
+                let divisors = self
+                    .dequantize(&mut BufReader::new(file), ROPE_FREQS, None)
+                    .and_then(|t| t.flatten_all()?.to_vec1::<f32>())
+                    .map_err(|e| damaged(&self.path, &format!("{ROPE_FREQS}: {}", one_line(e))))?;
+                Ok(Some(RopeScaling::Divisors(divisors)))
+            }
+            "linear" if divided => Err(Error::malformed(
+                &self.path,
+                "scales its rotary embedding twice, which is not supported: choose another model",
+            )),
+            // Files from before the key `type` have a factor alone.
+            "none" | "linear" if factor == 1.0 => Ok(None),
+            "linear" => Ok(Some(RopeScaling::Linear { factor })),
+            "none" if self.text("llama.rope.scaling.type").is_none() => {
+                Ok(Some(RopeScaling::Linear { factor }))
+            }
+            "none" => Ok(None),
+            other => Err(Error::malformed(
+                &self.path,
+                format!(
+                    "the scaling `{other}` of its rotary embedding is not supported: choose \
+                     another model"
+                ),
+            )),
+        }
     }
 
     /// All weights, dequantized to f32 on the CPU, under Hugging Face names.
@@ -219,10 +274,13 @@ impl GgufModel {
             tensors.insert(name, tensor);
             known += 1;
         }
+        known += usize::from(self.content.tensor_infos.contains_key(ROPE_FREQS));
         if known != self.content.tensor_infos.len() {
             let ours: Vec<String> = config.tensor_shapes().map(|(n, _)| gguf_name(&n)).collect();
             let mut others = self.content.tensor_infos.keys();
-            let other = others.find(|n| !ours.contains(n)).map_or("?", |n| n);
+            let other = others
+                .find(|n| !ours.contains(n) && *n != ROPE_FREQS)
+                .map_or("?", |n| n);
             return Err(Error::malformed(
                 &self.path,
                 format!("has a tensor `{other}` that a plain Llama has not: choose another model"),

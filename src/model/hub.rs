@@ -15,7 +15,8 @@ use hf_hub::{Cache, Repo, RepoType};
 
 use crate::error::{Error, Result};
 
-use super::source::{directory_weights, one_line};
+use super::directory::{SAFETENSORS_INDEX, TORCH_FILE, TORCH_INDEX, directory_weights};
+use super::source::one_line;
 use super::wheel::bar;
 
 /// How long the hub may take to answer at all.
@@ -23,13 +24,14 @@ const ANSWER: Duration = Duration::from_secs(15);
 /// How long a download may stand still.
 const STALL: Duration = Duration::from_secs(60);
 /// Files taken where the repository has them.
-const OPTIONAL: [&str; 6] = [
+const OPTIONAL: [&str; 7] = [
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "chat_template.jinja",
     "generation_config.json",
     "tokenizer.model",
+    "added_tokens.json",
 ];
 
 /// The hub's cache on this machine and the way to the hub itself.
@@ -109,7 +111,7 @@ impl Hub {
         let pinned = Repo::with_revision(repo_id(&repo), RepoType::Model, info.sha.clone());
         for name in wanted(&info)? {
             self.file(&api, &pinned, &name)?;
-            if name == "model.safetensors.index.json" {
+            if name == SAFETENSORS_INDEX || name == TORCH_INDEX {
                 let path = cache
                     .repo(pinned.clone())
                     .pointer_path(&info.sha)
@@ -240,13 +242,18 @@ fn wanted(info: &RepoInfo) -> std::result::Result<Vec<String>, String> {
             .filter(|n| names.contains(n))
             .map(|n| n.to_string()),
     );
-    for weights in ["model.safetensors.index.json", "model.safetensors"] {
+    for weights in [
+        SAFETENSORS_INDEX,
+        "model.safetensors",
+        TORCH_INDEX,
+        TORCH_FILE,
+    ] {
         if names.contains(&weights) {
             files.push(weights.into());
             return Ok(files);
         }
     }
-    Err("it has no model.safetensors: choose a repository with safetensors".into())
+    Err("it has neither model.safetensors nor pytorch_model.bin: choose another repository".into())
 }
 
 /// The shard names of a downloaded index.

@@ -1,4 +1,5 @@
 use super::*;
+use crate::model::WeightFiles;
 
 #[test]
 fn names_are_split_and_checked() {
@@ -114,6 +115,7 @@ fn a_sharded_repository_is_downloaded_whole_and_found_again() {
     let endpoint = mock(&[
         ("config.json", "{}"),
         ("README.md", "not wanted"),
+        ("pytorch_model.bin", "not wanted beside safetensors"),
         ("tokenizer.json", "{ }"),
         (
             "model.safetensors.index.json",
@@ -124,7 +126,9 @@ fn a_sharded_repository_is_downloaded_whole_and_found_again() {
     ]);
     let mut hub = hub(dir.path(), endpoint);
     let snapshot = hub.snapshot("org/name").unwrap();
-    assert_eq!(directory_weights(&snapshot).unwrap().len(), 2);
+    let weights = directory_weights(&snapshot).unwrap();
+    assert!(matches!(weights, WeightFiles::Safetensors(files) if files.len() == 2));
+    assert!(!snapshot.join("pytorch_model.bin").exists());
     let text = std::fs::read_to_string(snapshot.join("2.safetensors")).unwrap();
     assert_eq!(text, "two");
     assert!(snapshot.join("tokenizer.json").is_file());
@@ -152,10 +156,32 @@ fn a_broken_repository_leaves_nothing_that_looks_whole() {
     assert!(hub.snapshot("org/name").is_err());
 
     let other = tempfile::tempdir().unwrap();
-    let endpoint = mock(&[("config.json", "{}"), ("pytorch_model.bin", "x")]);
+    let endpoint = mock(&[("config.json", "{}"), ("flax_model.msgpack", "x")]);
     let message = self::hub(other.path(), endpoint)
         .snapshot("org/name")
         .unwrap_err()
         .to_string();
-    assert!(message.contains("no model.safetensors"), "{message}");
+    assert!(message.contains("neither model.safetensors"), "{message}");
+}
+
+#[test]
+fn without_safetensors_pytorch_files_are_taken() {
+    let dir = tempfile::tempdir().unwrap();
+    let endpoint = mock(&[
+        ("config.json", "{}"),
+        ("tokenizer.model", "spm"),
+        (
+            "pytorch_model.bin.index.json",
+            r#"{"weight_map": {"a": "pytorch_model-1.bin", "b": "pytorch_model-2.bin"}}"#,
+        ),
+        ("pytorch_model-1.bin", "one"),
+        ("pytorch_model-2.bin", "two"),
+    ]);
+    let mut hub = hub(dir.path(), endpoint);
+    let snapshot = hub.snapshot("org/name").unwrap();
+    let weights = directory_weights(&snapshot).unwrap();
+    assert!(matches!(weights, WeightFiles::Torch(files) if files.len() == 2));
+    assert!(snapshot.join("tokenizer.model").is_file());
+    hub.offline = true;
+    assert_eq!(hub.snapshot("org/name").unwrap(), snapshot);
 }

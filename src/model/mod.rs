@@ -1,16 +1,23 @@
 //! Llama-family models: where they come from, their files, and the forward pass.
 
+mod built_in_templates;
 pub mod chat;
 pub mod chat_template;
+mod directory;
 pub mod gguf;
 mod gguf_header;
+mod hf_config;
 mod hub;
 pub mod kv_cache;
 pub mod llama;
+mod pickle;
+mod pickle_machine;
 pub mod random;
 pub mod rope;
+mod sentencepiece;
 pub mod source;
 pub mod tokenizer;
+mod torch_file;
 pub mod weights;
 mod wheel;
 

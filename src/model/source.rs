@@ -4,7 +4,7 @@
 //!
 //! * `smollm2-135m`, the built-in alias (see below);
 //! * `hub:org/name[@revision]`, a repository of the Hugging Face hub;
-//! * a directory with `config.json` and `*.safetensors`;
+//! * a directory with `config.json` and `*.safetensors`, or else PyTorch's `pytorch_model*.bin`;
 //! * a `.gguf` file.
 //!
 //! **The alias means one file.** Recorded datasets and golden values are only reproducible if
@@ -23,6 +23,7 @@ use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
 
+use super::directory::directory_weights;
 use super::hub::Hub;
 use super::wheel::{self, Builtin, SMOLLM2_135M};
 
@@ -33,6 +34,8 @@ pub enum WeightFiles {
     Gguf(PathBuf),
     /// One file or several shards, in the order of their names.
     Safetensors(Vec<PathBuf>),
+    /// `pytorch_model.bin` or its shards, in the order of their names.
+    Torch(Vec<PathBuf>),
 }
 
 /// A model's files, all of them on this machine.
@@ -44,6 +47,9 @@ pub struct ModelFiles {
     pub weights: WeightFiles,
     /// Directory of `config.json`, `tokenizer.json` and the like; none for a GGUF file.
     pub dir: Option<PathBuf>,
+    /// What to use instead of the chat template the model came with: the name of a built-in one
+    /// or the path of a Jinja file.
+    pub chat_template: Option<String>,
     known_sha256: Option<String>,
 }
 
@@ -60,8 +66,17 @@ impl ModelFiles {
                 None,
             ));
         }
-        let weights = WeightFiles::Safetensors(directory_weights(path)?);
+        let weights = directory_weights(path)?;
         Ok(ModelFiles::new(last_part(path), weights, Some(path.into())))
+    }
+
+    /// The same files with another chat template: the name of a built-in one or the path of a
+    /// Jinja file; `None` keeps the model's own. It is read when the model is loaded.
+    pub fn with_chat_template(self, choice: Option<String>) -> ModelFiles {
+        ModelFiles {
+            chat_template: choice,
+            ..self
+        }
     }
 
     fn new(name: String, weights: WeightFiles, dir: Option<PathBuf>) -> ModelFiles {
@@ -69,6 +84,7 @@ impl ModelFiles {
             name,
             weights,
             dir,
+            chat_template: None,
             known_sha256: None,
         }
     }
@@ -78,7 +94,9 @@ impl ModelFiles {
         match (&self.weights, &self.dir) {
             (WeightFiles::Gguf(path), _) => path,
             (_, Some(dir)) => dir,
-            (WeightFiles::Safetensors(files), None) => files.first().map_or(Path::new("."), |f| f),
+            (WeightFiles::Safetensors(files) | WeightFiles::Torch(files), None) => {
+                files.first().map_or(Path::new("."), |f| f)
+            }
         }
     }
 
@@ -93,8 +111,10 @@ impl ModelFiles {
         }
         match &self.weights {
             WeightFiles::Gguf(path) => sha256_file(path),
-            WeightFiles::Safetensors(files) if files.len() == 1 => sha256_file(&files[0]),
-            WeightFiles::Safetensors(files) => {
+            WeightFiles::Safetensors(files) | WeightFiles::Torch(files) => {
+                if let [file] = &files[..] {
+                    return sha256_file(file);
+                }
                 let mut lines = String::new();
                 for file in files {
                     lines.push_str(&format!("{}  {}\n", sha256_file(file)?, last_part(file)));
@@ -169,7 +189,7 @@ impl Places {
                 )),
                 other => other,
             })?;
-            let weights = WeightFiles::Safetensors(directory_weights(&dir)?);
+            let weights = directory_weights(&dir)?;
             return Ok(ModelFiles::new(spec.to_string(), weights, Some(dir)));
         }
         let path = Path::new(spec);
@@ -185,7 +205,7 @@ impl Places {
         };
         Err(Error::Usage(format!(
             "model `{spec}` {why}: give `{}`, `hub:org/name[@revision]`, a directory with \
-             config.json and *.safetensors, or a .gguf file",
+             config.json and *.safetensors or pytorch_model.bin, or a .gguf file",
             SMOLLM2_135M.alias
         )))
     }
@@ -216,7 +236,7 @@ impl Places {
                      results will differ from the embedded dataset (pip: {pip})",
                     builtin.alias
                 );
-                let weights = WeightFiles::Safetensors(directory_weights(&dir)?);
+                let weights = directory_weights(&dir)?;
                 return Ok(ModelFiles::new(name, weights, Some(dir)));
             }
             Err(e) => e.to_string(),
@@ -233,76 +253,6 @@ impl Places {
     }
 }
 
-/// The safetensors files of a directory; what is missing is an error that says so.
-pub(super) fn directory_weights(dir: &Path) -> Result<Vec<PathBuf>> {
-    let has = |name: &str| dir.join(name).is_file();
-    if !has("config.json") {
-        let why = if has("adapter_config.json") {
-            "is an adapter, not a model: give the base model's directory"
-        } else {
-            "has no config.json: give a directory with config.json and *.safetensors"
-        };
-        return Err(Error::malformed(dir, why));
-    }
-    let index = dir.join("model.safetensors.index.json");
-    if index.is_file() {
-        return sharded(dir, &index);
-    }
-    if has("model.safetensors") {
-        return Ok(vec![dir.join("model.safetensors")]);
-    }
-    let entries = std::fs::read_dir(dir).map_err(|e| Error::io(dir, e))?;
-    let mut names: Vec<PathBuf> = entries.flatten().map(|e| e.path()).collect();
-    names.sort();
-    let ends = |p: &PathBuf, end: &str| p.extension().is_some_and(|e| e == end);
-    let weights: Vec<PathBuf> = names
-        .iter()
-        .filter(|p| ends(p, "safetensors") && !last_part(p).starts_with("adapter_"))
-        .cloned()
-        .collect();
-    if !weights.is_empty() {
-        return Ok(weights);
-    }
-    let why = if names.iter().any(|p| ends(p, "bin")) {
-        "has pickled .bin weights only, which are not read: save the model as safetensors"
-    } else if names.iter().any(|p| ends(p, "gguf")) {
-        "has no *.safetensors: give the path of its .gguf file as the model"
-    } else {
-        "has no *.safetensors: download the weights again"
-    };
-    Err(Error::malformed(dir, why))
-}
-
-/// The shards that an index names, each checked to be there.
-fn sharded(dir: &Path, index: &Path) -> Result<Vec<PathBuf>> {
-    let json = read_json(index)?;
-    let map = json
-        .get("weight_map")
-        .and_then(|m| m.as_object())
-        .ok_or_else(|| Error::malformed(index, "has no `weight_map`: download it again"))?;
-    let mut names: Vec<&str> = map.values().filter_map(|v| v.as_str()).collect();
-    names.sort_unstable();
-    names.dedup();
-    if names.is_empty() {
-        return Err(Error::malformed(
-            index,
-            "names no shards: download it again",
-        ));
-    }
-    let mut files = Vec::new();
-    for name in names {
-        let plain = Path::new(name).file_name().is_some_and(|f| f == name);
-        if !plain || !dir.join(name).is_file() {
-            return Err(Error::malformed(
-                index,
-                format!("names the shard `{name}`, which is not beside it: download it again"),
-            ));
-        }
-        files.push(dir.join(name));
-    }
-    Ok(files)
-}
-
 /// Reads a small JSON file that a model came with.
 pub(super) fn read_json(path: &Path) -> Result<serde_json::Value> {
     const LIMIT: u64 = 256 << 20;
@@ -315,6 +265,14 @@ pub(super) fn read_json(path: &Path) -> Result<serde_json::Value> {
     let bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
     serde_json::from_slice(&bytes)
         .map_err(|e| Error::malformed(path, format!("is not valid JSON ({e}): download it again")))
+}
+
+/// As [`read_json`]; null where there is no such file.
+pub(super) fn optional_json(path: &Path) -> Result<serde_json::Value> {
+    match path.is_file() {
+        true => read_json(path),
+        false => Ok(serde_json::Value::Null),
+    }
 }
 
 /// Some other library's message, on one line and of bearable length.
@@ -352,7 +310,7 @@ pub(super) fn hex(bytes: &[u8]) -> String {
 }
 
 /// The last part of a path, seen through `.` and links where the path exists.
-fn last_part(path: &Path) -> String {
+pub(super) fn last_part(path: &Path) -> String {
     let name = |p: &Path| p.file_name().map(|n| n.to_string_lossy().into_owned());
     name(path)
         .or_else(|| path.canonicalize().ok().and_then(|p| name(&p)))

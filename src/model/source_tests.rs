@@ -137,9 +137,19 @@ fn directories_say_what_they_lack() {
     fs::write(dir.join("adapter_config.json"), "{}").unwrap();
     assert!(message().contains("is an adapter"), "{}", message());
     fs::write(dir.join("config.json"), "{}").unwrap();
-    assert!(message().contains("has no *.safetensors"), "{}", message());
+    let part = "has neither *.safetensors nor pytorch_model.bin";
+    assert!(message().contains(part), "{}", message());
+    fs::write(dir.join("consolidated.00.pth"), "").unwrap();
+    assert!(message().contains("transformers layout"), "{}", message());
     fs::write(dir.join("pytorch_model.bin"), "").unwrap();
-    assert!(message().contains("pickled"), "{}", message());
+    let files = ModelFiles::local(dir).unwrap();
+    assert_eq!(
+        files.weights,
+        WeightFiles::Torch(vec![dir.join("pytorch_model.bin")])
+    );
+    let index = dir.join("pytorch_model.bin.index.json");
+    fs::write(&index, r#"{"weight_map": {"a": "pytorch_model-1.bin"}}"#).unwrap();
+    assert!(message().contains("`pytorch_model-1.bin`"), "{}", message());
 
     let index = dir.join("model.safetensors.index.json");
     for (text, part) in [
@@ -168,6 +178,8 @@ fn directories_say_what_they_lack() {
     let expected = ["a.safetensors", "b.safetensors"].map(|n| dir.join(n));
     assert_eq!(files.weights, WeightFiles::Safetensors(expected.to_vec()));
     assert_eq!(files.sha256().unwrap().len(), 64);
+    // Safetensors are preferred to .bin, whatever lies there.
+    assert!(dir.join("pytorch_model.bin").is_file());
 }
 
 #[test]

@@ -1,6 +1,11 @@
 //! Text to token ids and back. Everything beyond this edge speaks ids.
 
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use candle_core::quantized::gguf_file::Value;
 use candle_core::quantized::tokenizer::TokenizerFromGguf;
+use tokenizers::models::ModelWrapper;
 use tokenizers::pre_tokenizers::PreTokenizerWrapper;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::pre_tokenizers::digits::Digits;
@@ -11,16 +16,22 @@ use tokenizers::{SplitDelimiterBehavior, Tokenizer};
 use crate::error::{Error, Result};
 
 use super::gguf::GgufModel;
-use super::source::{ModelFiles, WeightFiles, one_line};
+use super::sentencepiece::{Addition, Kind, Piece, Vocabulary};
+use super::source::{ModelFiles, WeightFiles, one_line, optional_json};
 
 /// A model's tokenizer.
 #[derive(Debug, Clone)]
 pub struct TextTokenizer {
     inner: Tokenizer,
+    /// SentencePiece's token that begins a text.
+    bos: Option<(String, u32)>,
+    /// Whether a space is put before a text here, and not by the tokenizer itself.
+    prefixed: bool,
 }
 
 impl TextTokenizer {
-    /// From the directory's `tokenizer.json`, or from a GGUF file's metadata.
+    /// From the directory's `tokenizer.json`, else from its SentencePiece `tokenizer.model`; or
+    /// from a GGUF file's metadata.
     ///
     /// # Errors
     /// There is none, or none of a kind that is known.
@@ -31,13 +42,14 @@ impl TextTokenizer {
         let dir = files.path();
         let path = dir.join("tokenizer.json");
         if !path.is_file() {
-            let why = if dir.join("tokenizer.model").is_file() {
-                "has a tokenizer.model but no tokenizer.json: load it with transformers' \
-                 AutoTokenizer and save_pretrained here"
-            } else {
-                "has no tokenizer.json: download it from where the model came from"
-            };
-            return Err(Error::malformed(dir, why));
+            if dir.join(SENTENCEPIECE).is_file() {
+                return TextTokenizer::from_sentencepiece(dir);
+            }
+            return Err(Error::malformed(
+                dir,
+                "has neither tokenizer.json nor tokenizer.model: download one from where the \
+                 model came from",
+            ));
         }
         let mut inner = Tokenizer::from_file(&path)
             .map_err(|e| Error::malformed(&path, format!("{}: download it again", one_line(e))))?;
@@ -46,13 +58,48 @@ impl TextTokenizer {
         inner
             .with_truncation(None)
             .map_err(|e| Error::malformed(&path, one_line(e)))?;
-        Ok(TextTokenizer { inner })
+        Ok(TextTokenizer::of(inner))
+    }
+
+    fn of(inner: Tokenizer) -> TextTokenizer {
+        TextTokenizer {
+            inner,
+            bos: None,
+            prefixed: false,
+        }
+    }
+
+    /// From `tokenizer.model`, `added_tokens.json` and `tokenizer_config.json`, as transformers'
+    /// `LlamaTokenizer` reads them. Its setting `legacy` (on where the file does not say) puts
+    /// a space behind every special token in a text, as before transformers 4.31.
+    fn from_sentencepiece(dir: &Path) -> Result<TextTokenizer> {
+        let path = dir.join(SENTENCEPIECE);
+        let vocabulary = Vocabulary::read(&path)?;
+        let config = optional_json(&dir.join("tokenizer_config.json"))?;
+        let added = additions(dir, &config, vocabulary.pieces.len())?;
+        let legacy = config["legacy"].as_bool().unwrap_or(true);
+        TextTokenizer::of_vocabulary(&vocabulary, legacy, &added)
+            .map_err(|why| Error::malformed(&path, why))
+    }
+
+    pub(super) fn of_vocabulary(
+        vocabulary: &Vocabulary,
+        legacy: bool,
+        added: &[Addition],
+    ) -> std::result::Result<TextTokenizer, String> {
+        let inner = vocabulary.tokenizer(legacy, added)?;
+        let bos = vocabulary.bos_text().zip(vocabulary.bos);
+        Ok(TextTokenizer {
+            inner,
+            bos: bos.map(|(text, id)| (text.to_string(), id)),
+            prefixed: vocabulary.add_dummy_prefix && !legacy,
+        })
     }
 
     /// From the metadata of a GGUF file.
     ///
     /// # Errors
-    /// A tokenizer of another kind than byte-level BPE, or damaged metadata.
+    /// A tokenizer of another kind than byte-level or SentencePiece BPE, or damaged metadata.
     pub fn from_gguf(gguf: &GgufModel) -> Result<TextTokenizer> {
         let refuse = |what: &str, name: &str| {
             Error::malformed(
@@ -63,9 +110,15 @@ impl TextTokenizer {
                 ),
             )
         };
-        let kind = gguf.text("tokenizer.ggml.model").unwrap_or("");
-        if kind != "gpt2" {
-            return Err(refuse("tokenizer", kind));
+        match gguf.text("tokenizer.ggml.model").unwrap_or("") {
+            "gpt2" => {}
+            "llama" => {
+                // As llama.cpp does, and transformers' `legacy`.
+                return gguf_vocabulary(gguf)
+                    .and_then(|v| TextTokenizer::of_vocabulary(&v, true, &[]))
+                    .map_err(|why| Error::malformed(&gguf.path, why));
+            }
+            other => return Err(refuse("tokenizer", other)),
         }
         let pre = gguf.text("tokenizer.ggml.pre").unwrap_or("gpt-2");
         let splitter = pre_tokenizer(pre).ok_or_else(|| refuse("pre-tokenizer", pre))?;
@@ -77,8 +130,14 @@ impl TextTokenizer {
             )
         })?;
         inner.with_pre_tokenizer(Some(splitter));
+        // Llama 3 takes a word that is a token whole, whatever its merges; no key says so.
+        if let (true, ModelWrapper::BPE(bpe)) = (is_llama3(pre), inner.get_model()) {
+            let mut bpe = bpe.clone();
+            bpe.ignore_merges = true;
+            inner.with_model(bpe);
+        }
         inner.with_decoder(Some(ByteLevel::new(false, true, true)));
-        Ok(TextTokenizer { inner })
+        Ok(TextTokenizer::of(inner))
     }
 
     /// Ids of a text. Special tokens written in the text are recognised; none are added.
@@ -86,11 +145,40 @@ impl TextTokenizer {
     /// # Errors
     /// The tokenizer cannot take the text.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        if !self.prefixed {
+            return self.ids(text);
+        }
+        // The space belongs to the text, so it comes behind the token that begins one.
+        let (bos, text) = match &self.bos {
+            Some((bos, id)) if text.starts_with(bos) => (Some(*id), &text[bos.len()..]),
+            _ => (None, text),
+        };
+        let mut ids: Vec<u32> = bos.into_iter().collect();
+        if text.is_empty() {
+            return Ok(ids);
+        }
+        let rest = self.ids(&format!(" {text}"))?;
+        // A special token first has no space before it.
+        let added = self.inner.get_added_tokens_decoder();
+        let alone = !text.starts_with(' ')
+            && rest.get(1).is_some_and(|id| added.contains_key(id))
+            && self.inner.id_to_token(rest[0]).as_deref() == Some("\u{2581}");
+        ids.extend_from_slice(&rest[usize::from(alone)..]);
+        Ok(ids)
+    }
+
+    fn ids(&self, text: &str) -> Result<Vec<u32>> {
         let encoding = self
             .inner
             .encode_fast(text, false)
             .map_err(|e| Error::Usage(format!("the text cannot be tokenized: {}", one_line(e))))?;
         Ok(encoding.get_ids().to_vec())
+    }
+
+    /// SentencePiece's token that begins a text, as it is written; other tokenizers leave it to
+    /// the files beside them.
+    pub fn bos_text(&self) -> Option<&str> {
+        self.bos.as_ref().map(|(text, _)| text.as_str())
     }
 
     /// Text of ids, special tokens left out.
@@ -114,6 +202,70 @@ impl TextTokenizer {
     }
 }
 
+const SENTENCEPIECE: &str = "tokenizer.model";
+
+/// The SentencePiece vocabulary in a GGUF file's metadata.
+fn gguf_vocabulary(gguf: &GgufModel) -> std::result::Result<Vocabulary, String> {
+    let damaged = || "its tokenizer is damaged: download it again".to_string();
+    let array = |key: &str| gguf.array(key).ok_or_else(damaged);
+    let tokens = array("tokenizer.ggml.tokens")?;
+    let scores = array("tokenizer.ggml.scores")?;
+    let kinds = array("tokenizer.ggml.token_type")?;
+    if tokens.len() != scores.len() || tokens.len() != kinds.len() {
+        return Err(damaged());
+    }
+    let piece = |((token, score), kind): ((&Value, &Value), &Value)| match (token, score, kind) {
+        (Value::String(text), Value::F32(score), Value::I32(kind)) => Some(Piece {
+            text: text.clone(),
+            score: *score,
+            kind: Kind::numbered((*kind).into())?,
+        }),
+        _ => None,
+    };
+    let pieces = tokens.iter().zip(scores).zip(kinds).map(piece);
+    let bos = gguf.integer("tokenizer.ggml.bos_token_id").unwrap_or(1);
+    Ok(Vocabulary {
+        pieces: pieces.collect::<Option<_>>().ok_or_else(damaged)?,
+        add_dummy_prefix: gguf.flag("tokenizer.ggml.add_space_prefix").unwrap_or(true),
+        bos: u32::try_from(bos).ok(),
+    })
+}
+
+/// Tokens that `added_tokens.json` (text to id) and `added_tokens_decoder` (id to properties)
+/// put behind a vocabulary of `known`.
+fn additions(dir: &Path, config: &serde_json::Value, known: usize) -> Result<Vec<Addition>> {
+    let mut added: BTreeMap<u64, (String, bool)> = BTreeMap::new();
+    let plain = optional_json(&dir.join("added_tokens.json"))?;
+    for (text, id) in plain.as_object().into_iter().flatten() {
+        if let Some(id) = id.as_u64() {
+            // Without more being said, a token in brackets is one of control.
+            let special = text.starts_with('<') && text.ends_with('>') || text.starts_with('[');
+            added.insert(id, (text.clone(), special));
+        }
+    }
+    let listed = config["added_tokens_decoder"].as_object();
+    for (id, token) in listed.into_iter().flatten() {
+        if let (Ok(id), Some(text)) = (id.parse(), token["content"].as_str()) {
+            let special = token["special"].as_bool().unwrap_or(false);
+            added.insert(id, (text.to_string(), special));
+        }
+    }
+    let later = added.into_iter().filter(|(id, _)| *id >= known as u64);
+    later
+        .map(|(id, (text, special))| match u32::try_from(id) {
+            Ok(id) => Ok(Addition { id, text, special }),
+            Err(_) => Err(Error::malformed(
+                dir,
+                format!("an added token has the id {id}: download the tokenizer again"),
+            )),
+        })
+        .collect()
+}
+
+fn is_llama3(pre: &str) -> bool {
+    ["llama-bpe", "llama3", "llama-v3"].contains(&pre)
+}
+
 /// How a GGUF file's `tokenizer.ggml.pre` splits text before byte-level BPE. The tensor library
 /// knows two of these and takes the rest for GPT-2 with a space put before every text.
 fn pre_tokenizer(name: &str) -> Option<PreTokenizerWrapper> {
@@ -122,7 +274,7 @@ fn pre_tokenizer(name: &str) -> Option<PreTokenizerWrapper> {
     let parts: Vec<PreTokenizerWrapper> = match name {
         "smollm" => vec![Digits::new(true).into(), words.into()],
         "gpt-2" | "gpt2" => vec![words.into()],
-        "llama-bpe" | "llama3" | "llama-v3" => {
+        name if is_llama3(name) => {
             let pattern = SplitPattern::Regex(LLAMA3.to_string());
             let split = Split::new(pattern, SplitDelimiterBehavior::Isolated, false).ok()?;
             vec![split.into(), ByteLevel::new(false, true, false).into()]
@@ -175,9 +327,13 @@ mod tests {
         std::fs::write(dir.path().join("model.safetensors"), "").unwrap();
         let files = ModelFiles::local(dir.path()).unwrap();
         let message = || TextTokenizer::from_files(&files).unwrap_err().to_string();
-        assert!(message().contains("no tokenizer.json"), "{}", message());
+        assert!(
+            message().contains("neither tokenizer.json"),
+            "{}",
+            message()
+        );
         std::fs::write(dir.path().join("tokenizer.model"), "").unwrap();
-        assert!(message().contains("AutoTokenizer"), "{}", message());
+        assert!(message().contains("tokenizer.model: "), "{}", message());
         std::fs::write(dir.path().join("tokenizer.json"), "{}").unwrap();
         assert!(message().contains("download it again"), "{}", message());
     }

@@ -2,18 +2,18 @@
 //! under the names of Hugging Face checkpoints.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use candle_core::safetensors::{Load, MmapedSafetensors};
 use candle_core::{DType, Device, Tensor};
-use candle_transformers::models::llama::{Llama3RopeConfig, LlamaConfig, LlamaEosToks};
-use safetensors::Dtype;
-use serde_json::Value;
+use candle_transformers::models::llama::{LlamaConfig, LlamaEosToks};
 
 use crate::error::{Error, Result};
 
 use super::gguf::GgufModel;
-use super::source::{ModelFiles, WeightFiles, one_line, read_json};
+use super::rope::RopeScaling;
+use super::source::{ModelFiles, WeightFiles, one_line};
+use super::torch_file::TorchShards;
 
 /// The dimensions of a Llama, checked to fit each other.
 #[derive(Debug, Clone)]
@@ -27,7 +27,7 @@ pub struct ModelConfig {
     pub head_dim: usize,
     pub rms_norm_eps: f32,
     pub rope_theta: f32,
-    pub rope_scaling: Option<Llama3RopeConfig>,
+    pub rope_scaling: Option<RopeScaling>,
     pub max_position_embeddings: usize,
     pub tie_word_embeddings: bool,
     pub bos_token_id: Option<u32>,
@@ -36,13 +36,15 @@ pub struct ModelConfig {
 }
 
 impl ModelConfig {
-    /// Takes over the tensor library's configuration; `head_dim` where a model states it.
+    /// Takes over the tensor library's configuration, but for its `rope_scaling`, which knows
+    /// fewer kinds; `head_dim` where a model states it.
     ///
     /// # Errors
     /// What does not fit, in words.
     pub fn from_llama(
         llama: LlamaConfig,
         head_dim: Option<usize>,
+        rope_scaling: Option<RopeScaling>,
     ) -> std::result::Result<ModelConfig, String> {
         let kv_heads = llama.num_key_value_heads();
         let heads = llama.num_attention_heads;
@@ -80,16 +82,8 @@ impl ModelConfig {
         if !(llama.rope_theta.is_finite() && llama.rope_theta > 1.0) {
             return Err(format!("rope_theta {} makes no sense", llama.rope_theta));
         }
-        if let Some(s) = &llama.rope_scaling {
-            let sane = s.factor >= 1.0
-                && s.low_freq_factor > 0.0
-                && s.high_freq_factor > s.low_freq_factor
-                && s.high_freq_factor.is_finite()
-                && s.factor.is_finite()
-                && s.original_max_position_embeddings > 0;
-            if !sane {
-                return Err(format!("rope_scaling {s:?} makes no sense"));
-            }
+        if let Some(scaling) = &rope_scaling {
+            scaling.check(head_dim)?;
         }
         let mut eos_token_ids = match llama.eos_token_id {
             None => vec![],
@@ -112,44 +106,12 @@ impl ModelConfig {
             head_dim,
             rms_norm_eps: eps,
             rope_theta: llama.rope_theta,
-            rope_scaling: llama.rope_scaling,
+            rope_scaling,
             max_position_embeddings: llama.max_position_embeddings,
             tie_word_embeddings: llama.tie_word_embeddings.unwrap_or(false),
             bos_token_id: llama.bos_token_id,
             eos_token_ids,
         })
-    }
-
-    /// Reads `config.json` of a directory, and the end tokens of `generation_config.json`.
-    ///
-    /// # Errors
-    /// No Llama, something not implemented, or a file that makes no sense.
-    pub fn from_dir(dir: &Path) -> Result<ModelConfig> {
-        let path = dir.join("config.json");
-        let mut json = read_json(&path)?;
-        let bad = |why: String| Error::malformed(&path, why);
-        supported(&json).map_err(bad)?;
-        plain_rope(&mut json).map_err(bad)?;
-        let head_dim = json.get("head_dim").and_then(Value::as_u64);
-        let llama: LlamaConfig = serde_json::from_value(json)
-            .map_err(|e| bad(format!("{}: download it again", one_line(e))))?;
-        let mut config =
-            ModelConfig::from_llama(llama, head_dim.and_then(|d| usize::try_from(d).ok()))
-                .map_err(|why| bad(format!("{why}: download it again")))?;
-        let generation = dir.join("generation_config.json");
-        if generation.is_file() {
-            let ids = match read_json(&generation)?.get("eos_token_id") {
-                Some(Value::Array(ids)) => ids.clone(),
-                Some(id) => vec![id.clone()],
-                None => vec![],
-            };
-            let ids = ids.iter().filter_map(Value::as_u64);
-            let known = ids.filter(|id| *id < config.vocab_size as u64);
-            config.eos_token_ids.extend(known.map(|id| id as u32));
-            config.eos_token_ids.sort_unstable();
-            config.eos_token_ids.dedup();
-        }
-        Ok(config)
     }
 
     /// Every tensor of the model with its shape.
@@ -183,55 +145,6 @@ impl ModelConfig {
     }
 }
 
-/// Refuses, by name, what is not a plain Llama.
-fn supported(json: &Value) -> std::result::Result<(), String> {
-    let kind = json.get("model_type").and_then(Value::as_str);
-    if kind != Some("llama") {
-        let kind = kind.unwrap_or("unknown");
-        return Err(format!(
-            "its model_type is `{kind}`, only `llama` is supported: choose another model"
-        ));
-    }
-    for flag in ["attention_bias", "mlp_bias"] {
-        if json.get(flag) == Some(&Value::Bool(true)) {
-            return Err(format!("`{flag}` is not supported: choose another model"));
-        }
-    }
-    match json.get("hidden_act").and_then(Value::as_str) {
-        None | Some("silu") => Ok(()),
-        Some(other) => Err(format!(
-            "hidden_act `{other}` is not supported: choose another model"
-        )),
-    }
-}
-
-/// Brings the rotary parameters of old and new files into the form that serde expects.
-fn plain_rope(json: &mut Value) -> std::result::Result<(), String> {
-    let Some(object) = json.as_object_mut() else {
-        return Err("is not a JSON object: download it again".into());
-    };
-    if let Some(Value::Object(rope)) = object.remove("rope_parameters") {
-        if let Some(theta) = rope.get("rope_theta") {
-            object.insert("rope_theta".into(), theta.clone());
-        }
-        object.insert("rope_scaling".into(), Value::Object(rope));
-    }
-    let Some(Value::Object(scaling)) = object.get_mut("rope_scaling") else {
-        return Ok(());
-    };
-    let kind = scaling.get("rope_type").or_else(|| scaling.get("type"));
-    match kind.and_then(Value::as_str).unwrap_or("default") {
-        "default" => object.insert("rope_scaling".into(), Value::Null),
-        "llama3" => scaling.insert("rope_type".into(), "llama3".into()),
-        other => {
-            return Err(format!(
-                "rope_scaling `{other}` is not supported: choose another model"
-            ));
-        }
-    };
-    Ok(())
-}
-
 /// A model in memory.
 #[derive(Debug, Clone)]
 pub struct Checkpoint {
@@ -242,29 +155,40 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// Reads configuration and weights, widening all weights to f32.
+    /// Reads configuration and weights, widening all weights to f32: files are mapped, and one
+    /// tensor at a time is copied out of them in its own type, so that beside the checkpoint
+    /// (4 bytes a weight) there is never more than the largest tensor.
     ///
     /// # Errors
     /// Files that cannot be read or make no sense; a model that is not a plain Llama.
     pub fn load(files: &ModelFiles) -> Result<Checkpoint> {
-        match (&files.weights, &files.dir) {
+        let (stored, dir): (Box<dyn Stored>, _) = match (&files.weights, &files.dir) {
             (WeightFiles::Gguf(path), _) => {
                 let model = GgufModel::open(path)?;
-                Ok(Checkpoint {
+                return Ok(Checkpoint {
                     config: model.model_config()?,
                     tensors: model.load_tensors()?,
-                })
+                });
+            }
+            (_, None) => {
+                return Err(Error::malformed(
+                    files.path(),
+                    "has no config.json: give the model's directory",
+                ));
             }
             (WeightFiles::Safetensors(paths), Some(dir)) => {
-                let config = ModelConfig::from_dir(dir)?;
-                let tensors = safetensors(paths, dir, &config)?;
-                Ok(Checkpoint { config, tensors })
+                // SAFETY: the mapping is gone when this function returns; as with every mapped
+                // file, other programs must not cut it meanwhile.
+                let mapped = unsafe { MmapedSafetensors::multi(paths) }.map_err(|e| {
+                    Error::malformed(dir, format!("{}: download it again", one_line(e)))
+                })?;
+                (Box::new(mapped), dir)
             }
-            (WeightFiles::Safetensors(_), None) => Err(Error::malformed(
-                files.path(),
-                "has no config.json: give the model's directory",
-            )),
-        }
+            (WeightFiles::Torch(paths), Some(dir)) => (Box::new(TorchShards::open(paths)?), dir),
+        };
+        let config = ModelConfig::from_dir(dir)?;
+        let tensors = widened(stored.as_ref(), dir, &config)?;
+        Ok(Checkpoint { config, tensors })
     }
 
     /// A tensor's values, row after row.
@@ -280,40 +204,61 @@ impl Checkpoint {
     }
 }
 
-fn safetensors(
-    paths: &[PathBuf],
+/// The tensors of a model's files, whatever the files.
+pub(super) trait Stored {
+    fn names(&self) -> Vec<String>;
+
+    /// Shape and type of a tensor, the type by its safetensors name (`F32`, `F16`, `BF16`...).
+    fn describe(&self, name: &str) -> Option<(Vec<usize>, String)>;
+
+    /// A copy in the type it is stored in, rows one after the other.
+    fn load(&self, name: &str) -> candle_core::Result<Tensor>;
+}
+
+impl Stored for MmapedSafetensors {
+    fn names(&self) -> Vec<String> {
+        self.tensors().into_iter().map(|(name, _)| name).collect()
+    }
+
+    fn describe(&self, name: &str) -> Option<(Vec<usize>, String)> {
+        let view = self.get(name).ok()?;
+        Some((view.shape().to_vec(), format!("{:?}", view.dtype())))
+    }
+
+    fn load(&self, name: &str) -> candle_core::Result<Tensor> {
+        self.get(name)?.load(&Device::Cpu)
+    }
+}
+
+/// All of the model's tensors as f32; what is missing, misshapen or too much is named.
+fn widened(
+    stored: &dyn Stored,
     dir: &Path,
     config: &ModelConfig,
 ) -> Result<HashMap<String, Tensor>> {
-    // SAFETY: the mapping is gone when this function returns; as with every mapped file, other
-    // programs must not cut it meanwhile.
-    let stored = unsafe { MmapedSafetensors::multi(paths) }
-        .map_err(|e| Error::malformed(dir, format!("{}: download it again", one_line(e))))?;
     let bad = |why: String| Error::malformed(dir, why);
     let mut tensors = HashMap::new();
     for (name, shape) in config.tensor_shapes() {
-        let view = stored.get(&name).map_err(|_| {
+        let (found, dtype) = stored.describe(&name).ok_or_else(|| {
             bad(format!(
                 "the tensor `{name}` is missing: download the weights again"
             ))
         })?;
-        if view.shape() != shape {
-            let found = view.shape();
+        if found != shape {
             return Err(bad(format!(
                 "the tensor `{name}` is {found:?}, not {shape:?}: config.json is another model's"
             )));
         }
-        if !matches!(view.dtype(), Dtype::F32 | Dtype::F16 | Dtype::BF16) {
-            let dtype = view.dtype();
+        if !["F32", "F16", "BF16"].contains(&dtype.as_str()) {
             return Err(bad(format!(
-                "the tensor `{name}` is stored as {dtype:?}: use f32, f16 or bf16 weights"
+                "the tensor `{name}` is stored as {dtype}: use f32, f16 or bf16 weights"
             )));
         }
-        let tensor = view.load(&Device::Cpu)?.to_dtype(DType::F32)?;
+        let tensor = stored.load(&name)?.to_dtype(DType::F32)?;
         tensors.insert(name, tensor);
     }
     // Heads for other tasks are no loss; more inside a block would make another model.
-    for (name, _) in stored.tensors() {
+    for name in stored.names() {
         let inside = name.starts_with("model.layers.") && !name.ends_with(".inv_freq");
         if inside && !tensors.contains_key(&name) {
             return Err(bad(format!(

@@ -1,5 +1,5 @@
 use super::*;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::fs;
 
 fn config() -> Value {
@@ -99,6 +99,22 @@ fn tensors_that_do_not_fit_are_named() {
 }
 
 #[test]
+fn a_head_is_tied_only_where_the_configuration_says_so() {
+    let untied = with(json!({"tie_word_embeddings": false}));
+    let whole = model(&untied, DType::BF16, |_| {});
+    let checkpoint = load(&whole).unwrap();
+    assert_eq!(checkpoint.f32_values("lm_head.weight").unwrap().len(), 80);
+    let headless = model(&untied, DType::BF16, |t| {
+        t.remove("lm_head.weight");
+    });
+    let message = load(&headless).unwrap_err().to_string();
+    assert!(message.contains("`lm_head.weight` is missing"), "{message}");
+    let tied = model(&config(), DType::BF16, |_| {});
+    let checkpoint = load(&tied).unwrap();
+    assert!(!checkpoint.tensors.contains_key("lm_head.weight"));
+}
+
+#[test]
 fn damaged_safetensors_are_errors() {
     let dir = model(&config(), DType::F32, |_| {});
     let path = dir.path().join("2.safetensors");
@@ -133,6 +149,13 @@ fn configurations_of_old_and_new_files() {
     let wide = read(with(json!({"head_dim": 16, "eos_token_id": [3, 4]}))).unwrap();
     assert_eq!(wide.head_dim, 16);
     assert_eq!(wide.eos_token_ids, [2, 3, 4, 7]);
+    let linear = json!({"type": "linear", "factor": 4.0});
+    assert_eq!(
+        read(with(json!({"rope_scaling": linear})))
+            .unwrap()
+            .rope_scaling,
+        Some(RopeScaling::Linear { factor: 4.0 })
+    );
     let llama3 = json!({"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0,
         "high_freq_factor": 4.0, "original_max_position_embeddings": 8192});
     assert!(
@@ -145,7 +168,41 @@ fn configurations_of_old_and_new_files() {
     let new = read(with(json!({"rope_parameters": new}))).unwrap();
     assert_eq!((new.rope_theta, new.rope_scaling.is_none()), (500.0, true));
 
+    let mistral = |window: Value| {
+        let mut json = with(json!({"model_type": "mistral"}));
+        json["sliding_window"] = window;
+        read(json)
+    };
+    assert_eq!(mistral(Value::Null).unwrap().hidden_size, 8);
+    mistral(json!(32)).unwrap();
+    let message = mistral(json!(31)).unwrap_err().to_string();
+    assert!(message.contains("sliding_window of 31"), "{message}");
+
     for (edit, part) in [
+        (
+            json!({"model_type": "mistral", "max_position_embeddings": 8192}),
+            "sliding_window of 4096",
+        ),
+        (json!({"mlp_bias": true}), "mlp_bias"),
+        (
+            json!({"partial_rotary_factor": 0.5}),
+            "partial_rotary_factor",
+        ),
+        (
+            json!({"quantization_config": {"quant_method": "gptq"}}),
+            "`gptq`",
+        ),
+        (json!({"rope_scaling": "odd"}), "\"odd\""),
+        (json!({"rope_scaling": {"factor": 2.0}}), "unnamed type"),
+        (json!({"rope_scaling": {"type": "linear"}}), "`factor`"),
+        (
+            json!({"rope_scaling": {"type": "linear", "factor": 0.5}}),
+            "no sense",
+        ),
+        (
+            json!({"rope_parameters": {"rope_type": "dynamic", "factor": 2.0}}),
+            "`dynamic`",
+        ),
         (json!({"model_type": "qwen2"}), "`qwen2`"),
         (json!({"attention_bias": true}), "attention_bias"),
         (json!({"hidden_act": "gelu"}), "`gelu`"),

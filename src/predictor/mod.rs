@@ -16,7 +16,7 @@ use crate::dataset::{Instance, Label};
 use crate::error::{Error, Result};
 use crate::evaluate::statistics::median;
 use crate::kernel::Team;
-use crate::model::{ChatModel, Checkpoint, llama::Llama, resolve};
+use crate::model::{ChatModel, Checkpoint, ModelFiles, llama::Llama, resolve};
 
 /// A request whose answer's length is asked for.
 #[derive(Debug, Clone, Copy)]
@@ -73,6 +73,7 @@ pub struct Workshop {
     model: String,
     show_progress: bool,
     offline: bool,
+    chat_template: Option<String>,
     chat: std::cell::OnceCell<Arc<ChatModel>>,
 }
 
@@ -115,8 +116,23 @@ impl Workshop {
             model: model.to_string(),
             show_progress,
             offline,
+            chat_template: None,
             chat: std::cell::OnceCell::new(),
         }
+    }
+
+    /// Puts instructions to the model in another chat template than its own: the name of a
+    /// built-in one or the path of a Jinja file.
+    pub fn with_chat_template(self, choice: Option<String>) -> Workshop {
+        Workshop {
+            chat_template: choice,
+            ..self
+        }
+    }
+
+    fn files(&self) -> Result<ModelFiles> {
+        let files = resolve(&self.model, self.show_progress, self.offline)?;
+        Ok(files.with_chat_template(self.chat_template.clone()))
     }
 
     pub fn team(&self) -> &Arc<Team> {
@@ -131,7 +147,7 @@ impl Workshop {
         if let Some(chat) = self.chat.get() {
             return Ok(chat.clone());
         }
-        let files = resolve(&self.model, self.show_progress, self.offline)?;
+        let files = self.files()?;
         let chat = Arc::new(ChatModel::load(&files, self.team.clone())?);
         Ok(self.chat.get_or_init(|| chat).clone())
     }
@@ -198,7 +214,7 @@ impl Workshop {
         training: &[TrainingLength],
     ) -> Result<Box<dyn Predictor>> {
         let adapter = crate::lora::peft::read(dir)?;
-        let files = resolve(&self.model, self.show_progress, self.offline)?;
+        let files = self.files()?;
         if let Some(description) = description {
             description.check_model(dir, &files.sha256()?)?;
         }

@@ -1,6 +1,7 @@
 //! The commands as a user runs them: the real binary, each test in a folder of its own. Tests
 //! that need SmolLM2-135M fail, not skip, where it cannot be had.
 
+mod any_model;
 mod bad_files;
 mod bad_input;
 mod bad_model;
