@@ -45,6 +45,9 @@ pub struct Arguments {
     samples: u32,
     #[arg(long, default_value_t = 512)]
     max_new_tokens: u32,
+    /// Draw from the fewest most probable tokens that together reach this probability
+    #[arg(long, default_value_t = 1.0, value_name = "P")]
+    top_p: f32,
     /// Sequences in flight at once
     #[arg(long, default_value_t = 32)]
     slots: usize,
@@ -70,6 +73,7 @@ pub fn run(global: &Global, arguments: &Arguments) -> Result<()> {
         temperatures: arguments.temperatures.clone(),
         samples: arguments.samples,
         max_new_tokens: arguments.max_new_tokens,
+        top_p: arguments.top_p,
         seed: global.seed,
         slots: arguments.slots,
     };
