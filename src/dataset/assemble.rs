@@ -150,10 +150,6 @@ impl<'a> Assembly<'a> {
         self.planned.iter().filter(lacks).copied().collect()
     }
 
-    pub fn total(&self) -> usize {
-        self.planned.len()
-    }
-
     /// Samples that are there.
     pub fn done(&self) -> usize {
         self.done.len()
@@ -173,7 +169,7 @@ impl<'a> Assembly<'a> {
             self.add(stored);
         }
         if self.done.len() < self.planned.len() {
-            return Err(Error::Interrupted(format!("stopped with {}", self.kept())));
+            return Err(Error::Interrupted(format!("stopped with {}", self.kept(0))));
         }
         if self.complete {
             self.store.tidy()?;
@@ -202,11 +198,12 @@ impl<'a> Assembly<'a> {
         self.store.finish(&dataset)
     }
 
-    /// How much is there, and how to go on: the end of a message.
-    pub fn kept(&self) -> String {
+    /// How much is there, with `more` that were stored since, and how to go on: the end of a
+    /// message.
+    pub fn kept(&self, more: usize) -> String {
         format!(
             "{} of {} samples kept in {}: the same command continues",
-            self.done.len(),
+            self.done.len() + more,
             self.planned.len(),
             self.store.dir().display()
         )

@@ -187,7 +187,11 @@ impl Store {
             None => open_whole_lines(&path)
                 .and_then(|file| self.file.insert(file).write_all(line.as_bytes())),
         };
-        written.map_err(|e| kept(&path, e))
+        written.map_err(|e| {
+            // Whatever comes next must not be put after half a line.
+            self.file = None;
+            kept(&path, e)
+        })
     }
 
     /// Makes what was appended durable.
