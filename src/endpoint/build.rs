@@ -159,6 +159,10 @@ impl Run<'_> {
             };
             let request = request(self.plan, &self.instructions[sample.instruction], *sample);
             let answer = self.endpoint.answer(&request, &self.stop, self.notice);
+            if matches!(answer, Err(NoAnswer::Failed(_))) {
+                // Here, before this very thread begins another.
+                self.stop.store(true, Ordering::Relaxed);
+            }
             if sender.send((index, answer)).is_err() {
                 return;
             }

@@ -95,7 +95,7 @@ const TOTAL: usize = 24 * 7;
 
 #[test]
 fn killed_twenty_times_at_random_it_ends_as_if_uninterrupted() {
-    let bench = Bench::new(12);
+    let bench = Bench::new(40);
     succeed(&mut bench.command("whole", "--slots 16"));
     let mut rng = ChaCha8Rng::seed_from_u64(20);
     // Early kills hit the start; the others hit sampling, after so many more samples.
@@ -109,7 +109,7 @@ fn killed_twenty_times_at_random_it_ends_as_if_uninterrupted() {
         let mut child = start(&mut bench.command("killed", &flags));
         let enough = match kills < 5 {
             true => 0,
-            false => kept + rng.random_range(0..7),
+            false => kept + rng.random_range(0..4),
         };
         while kills >= 5 && bench.lines("killed") <= enough {
             assert!(
@@ -118,7 +118,7 @@ fn killed_twenty_times_at_random_it_ends_as_if_uninterrupted() {
             );
             std::thread::sleep(Duration::from_micros(200));
         }
-        std::thread::sleep(Duration::from_micros(rng.random_range(0..15_000)));
+        std::thread::sleep(Duration::from_micros(rng.random_range(0..8_000)));
         child.kill().unwrap();
         let status = child.wait().unwrap();
         assert_eq!(status.code(), None, "ended by kill {kills}, not by itself");
@@ -369,30 +369,6 @@ fn damaged_files_are_named_and_a_removed_line_is_drawn_again() {
     std::fs::write(&dataset, &bytes[..bytes.len() / 2]).unwrap();
     let line = refusal(&bench.command("out", "").output().unwrap(), 1);
     assert!(line.contains("dataset.parquet"), "{line}");
-}
-
-#[cfg(unix)]
-#[test]
-fn two_processes_never_write_one_folder() {
-    let bench = Bench::new(12);
-    let mut child = start(&mut bench.command("out", "--slots 1"));
-    while bench.lines("out") < 1 {
-        assert!(child.try_wait().unwrap().is_none());
-        std::thread::sleep(Duration::from_micros(200));
-    }
-    let pid = child.id().to_string();
-    let signal = |name: &str| {
-        let sent = Command::new("kill").args([name, &pid]).status();
-        assert!(sent.unwrap().success());
-    };
-    signal("-STOP");
-    let second = bench.command("out", "").output().unwrap();
-    signal("-CONT");
-    let line = refusal(&second, 2);
-    assert!(line.contains(&format!("process {pid}")), "{line}");
-    assert!(child.wait().unwrap().success());
-    succeed(&mut bench.command("whole", ""));
-    assert!(bench.bytes("out") == bench.bytes("whole"));
 }
 
 #[test]
