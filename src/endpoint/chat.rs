@@ -91,6 +91,10 @@ impl Answer {
         };
         let completion_tokens = count("completion_tokens")
             .ok_or_else(|| malformed("has no count in `usage.completion_tokens`"))?;
+        if completion_tokens == 0 {
+            // Proxies that do not count say so; even an empty answer has its end token.
+            return Err(malformed("has a count of 0 in `usage.completion_tokens`"));
+        }
         Ok(Answer {
             model: body["model"]
                 .as_str()
@@ -159,7 +163,8 @@ mod tests {
     #[test]
     fn what_lacks_is_named() {
         type Spoil = fn(&mut Value);
-        let cases: [(Spoil, &str); 8] = [
+        let cases: [(Spoil, &str); 9] = [
+            (|v| v["usage"]["completion_tokens"] = json!(0), "count of 0"),
             (|v| v["usage"] = Value::Null, "usage.completion_tokens"),
             (
                 |v| v["usage"]["completion_tokens"] = json!(-1),
