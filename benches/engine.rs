@@ -156,6 +156,7 @@ fn requests(count: usize, prompt: usize, max_new_tokens: usize) -> impl Iterator
             .into(),
         max_new_tokens,
         temperature: 0.7,
+        top_p: 1.0,
         seed: id as u64,
     })
 }

@@ -21,6 +21,7 @@ fn main() {
         temperatures: vec![0.0, 0.7],
         samples: 1,
         max_new_tokens: 512,
+        top_p: 1.0,
         seed: 42,
         slots: 32,
     };

@@ -31,6 +31,9 @@ pub enum Error {
     /// The memory that was asked for cannot be had.
     #[error("{0}")]
     Memory(String),
+    /// A server did not answer as asked.
+    #[error("{0}")]
+    Endpoint(String),
     /// The user asked to stop; the message says how to go on.
     #[error("{0}")]
     Interrupted(String),

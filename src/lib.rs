@@ -14,7 +14,8 @@
 //! ```
 //!
 //! * [`instruction`] reads instruction sets; [`dataset`] turns them into length datasets by
-//!   sampling [`model`] through [`engine`], and reads, imports and stores those datasets.
+//!   sampling [`model`] through [`engine`], or a server through [`endpoint`], and reads, imports
+//!   and stores those datasets.
 //! * [`train`] and [`lora`] tune adapters; [`predictor`] holds everything that foresees lengths.
 //! * [`schedule`] is pure: predictions in, micro-batches out. [`execute`] runs micro-batches on
 //!   the real model (`live`) or from recorded lengths (`replay`).
@@ -24,6 +25,7 @@
 pub mod cli;
 pub mod config;
 pub mod dataset;
+pub mod endpoint;
 pub mod engine;
 pub mod error;
 pub mod evaluate;

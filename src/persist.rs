@@ -8,6 +8,9 @@ use tempfile::NamedTempFile;
 
 use crate::error::{Error, Result};
 
+/// How the names of files being written begin.
+pub(crate) const ASIDE: &str = ".writing-";
+
 /// A temporary file beside `path`, with the permissions an ordinary new file would get
 /// (temporary files are private by default, which is wrong for what they become).
 pub(crate) fn aside(path: &Path, suffix: &str) -> Result<NamedTempFile> {
@@ -17,7 +20,7 @@ pub(crate) fn aside(path: &Path, suffix: &str) -> Result<NamedTempFile> {
     };
     std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
     let mut builder = tempfile::Builder::new();
-    builder.prefix(".writing-").suffix(suffix);
+    builder.prefix(ASIDE).suffix(suffix);
     #[cfg(unix)]
     {
         use std::os::unix::fs::PermissionsExt;

@@ -1,36 +1,75 @@
 //! `lenaware build-dataset`: samples a length dataset from a model.
 
-use std::path::PathBuf;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
 
 use clap::Args;
+use indicatif::ProgressBar;
 use serde_json::json;
 
 use crate::dataset::Split;
-use crate::dataset::build::{BuildOptions, Built, build};
+use crate::dataset::build::{BuildOptions, Built, Progress, build};
+use crate::endpoint::{self, Address, ApiKey, Endpoint, EndpointOptions};
 use crate::error::{Error, Result};
 use crate::instruction::{self, Instruction};
 use crate::model::{ChatModel, resolve};
 
 use super::{Global, interrupt, progress};
 
+/// The model that is sampled unless another is named.
+const MODEL: &str = "smollm2-135m";
+
 /// Sample responses to instructions from a model and store their lengths
 ///
 /// The folder --out holds `dataset.parquet` when done. Until then every finished response is
 /// kept in it, and the same command continues after an interruption. Slots and threads change
-/// the speed only, never a token.
+/// the speed only, never a token. With more --samples or --temperatures, or instructions put
+/// after those that are there, the same folder is added to; nothing is sampled twice.
+///
+/// With --endpoint a server answers: vLLM, SGLang, llama.cpp's, TGI, or another that speaks
+/// OpenAI's API. Lengths are then the server's own counts.
 ///
 /// Examples:
 ///   lenaware build-dataset --out data/own
 ///   lenaware build-dataset --instructions in.jsonl --temperatures 0,0.7 --samples 4 --out data/run1
+///   lenaware build-dataset --endpoint http://localhost:8000 --model NAME --out data/served
 #[derive(Args)]
 #[command(verbatim_doc_comment)]
 pub struct Arguments {
-    /// smollm2-135m, hub:org/name[@revision], a model's directory or a .gguf file
-    #[arg(long, default_value = "smollm2-135m")]
-    model: String,
+    /// smollm2-135m, hub:org/name[@revision], a model's directory or a .gguf file; with
+    /// --endpoint, the server's name for it [default: smollm2-135m, or the server's only one]
+    #[arg(long)]
+    model: Option<String>,
     /// Instead of the model's own chat template: chatml, llama-2, llama-3, vicuna_v1.1 or a Jinja file
-    #[arg(long, value_name = "NAME|FILE")]
+    #[arg(long, value_name = "NAME|FILE", conflicts_with = "endpoint")]
     chat_template: Option<String>,
+    /// Ask the server at this URL (its API is taken to be at URL/v1 unless the URL says v1
+    /// or the like)
+    #[arg(long, value_name = "URL", conflicts_with = "slots")]
+    endpoint: Option<String>,
+    /// Requests to the server at once
+    #[arg(long, value_name = "N", default_value_t = 32, requires = "endpoint")]
+    #[arg(value_parser = clap::value_parser!(u16).range(1..=1024))]
+    concurrency: u16,
+    /// For one request to the server
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        default_value_t = 600,
+        requires = "endpoint"
+    )]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=86_400))]
+    timeout: u32,
+    /// Further tries of a request after time-outs, dropped connections, 429 and 5xx
+    #[arg(long, value_name = "N", default_value_t = 8, requires = "endpoint")]
+    #[arg(value_parser = clap::value_parser!(u32).range(0..=1000))]
+    retries: u32,
+    /// The environment variable that holds the server's API key [default: OPENAI_API_KEY,
+    /// where it is set]
+    #[arg(long, value_name = "NAME", requires = "endpoint")]
+    api_key_env: Option<String>,
     /// Instructions: .jsonl with `text`, or Alpaca or FastChat .json [default: the project's own]
     #[arg(long, value_name = "FILE")]
     instructions: Option<PathBuf>,
@@ -48,35 +87,60 @@ pub struct Arguments {
     samples: u32,
     #[arg(long, default_value_t = 512)]
     max_new_tokens: u32,
+    /// Draw from the fewest most probable tokens that together reach this probability
+    #[arg(long, default_value_t = 1.0, value_name = "P")]
+    top_p: f32,
     /// Sequences in flight at once
     #[arg(long, default_value_t = 32)]
     slots: usize,
     /// The folder to write
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
-    /// Print the first rendered prompt and its token ids, and stop
+    /// Print the first prompt as the model gets it, with its tokens, or the first request to the
+    /// server, and stop
     #[arg(long)]
     show_prompt: bool,
 }
 
 pub fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     let instructions = instructions(arguments)?;
-    let files = resolve(&arguments.model, global.shows_progress(), global.offline)?
-        .with_chat_template(arguments.chat_template.clone());
-    progress::detail_model(global, &files);
-    let chat = ChatModel::load(&files, global.team())?;
-    if arguments.show_prompt {
-        let prompt = chat.prompt(&instructions[0].text)?;
-        println!("{}\n{prompt:?}", chat.rendered(&instructions[0].text)?);
-        return Ok(());
-    }
     let options = BuildOptions {
         temperatures: arguments.temperatures.clone(),
         samples: arguments.samples,
         max_new_tokens: arguments.max_new_tokens,
+        top_p: arguments.top_p,
         seed: global.seed,
         slots: arguments.slots,
     };
+    let built = match &arguments.endpoint {
+        Some(url) => from_endpoint(global, arguments, url, &instructions, &options),
+        None => from_engine(global, arguments, &instructions, &options),
+    };
+    let built = built.map_err(|e| match &arguments.instructions {
+        Some(path) => e.from_file(path),
+        None => e,
+    })?;
+    if let Some(built) = built {
+        print(global, &built);
+    }
+    Ok(())
+}
+
+fn from_engine(
+    global: &Global,
+    arguments: &Arguments,
+    instructions: &[Instruction],
+    options: &BuildOptions,
+) -> Result<Option<Built>> {
+    let name = arguments.model.as_deref().unwrap_or(MODEL);
+    let files = resolve(name, global.shows_progress(), global.offline)?
+        .with_chat_template(arguments.chat_template.clone());
+    progress::detail_model(global, &files);
+    let chat = ChatModel::load(&files, global.team())?;
+    if arguments.show_prompt {
+        show_prompt(global, &chat, &instructions[0])?;
+        return Ok(None);
+    }
     progress::detail(
         global,
         &format!(
@@ -84,13 +148,146 @@ pub fn run(global: &Global, arguments: &Arguments) -> Result<()> {
             16_000.0 * chat.llama().kv_bytes_per_token() as f64 / 1e9
         ),
     );
-    let built =
-        sample(global, &chat, &instructions, &options, &arguments.out).map_err(
-            |e| match &arguments.instructions {
-                Some(path) => e.from_file(path),
-                None => e,
-            },
-        )?;
+    sample(global, &chat, instructions, options, &arguments.out).map(Some)
+}
+
+fn from_endpoint(
+    global: &Global,
+    arguments: &Arguments,
+    url: &str,
+    instructions: &[Instruction],
+    options: &BuildOptions,
+) -> Result<Option<Built>> {
+    if global.offline {
+        return Err(Error::Usage(
+            "--endpoint asks a server, which --offline forbids: leave one of them out".into(),
+        ));
+    }
+    let endpoint = Endpoint::new(EndpointOptions {
+        address: Address::parse(url)?,
+        key: ApiKey::from_env(arguments.api_key_env.as_deref())?,
+        timeout: Duration::from_secs(arguments.timeout.into()),
+        retries: arguments.retries,
+        concurrency: arguments.concurrency.into(),
+    });
+    let bar = progress::bar(global, 0, "samples");
+    let notices = Notices::new(global, &bar);
+    let notice = |line: &str| notices.say(line);
+    let model = match (&arguments.model, arguments.show_prompt) {
+        (Some(name), true) => name.clone(),
+        (name, _) => endpoint.model(name.as_deref(), &notice)?,
+    };
+    if arguments.show_prompt {
+        let request = endpoint::build::first_request(&model, instructions, options)?;
+        println!(
+            "{}",
+            serde_json::to_string_pretty(&request).unwrap_or_default()
+        );
+        return Ok(None);
+    }
+    progress::detail(
+        global,
+        &format!(
+            "asking {} for {model}",
+            endpoint.address().of("chat/completions")
+        ),
+    );
+    interrupt::listen();
+    let built = endpoint::build::build(
+        &endpoint,
+        &model,
+        instructions,
+        options,
+        &arguments.out,
+        &mut |p| show(&bar, p),
+        &notice,
+    );
+    bar.finish_and_clear();
+    built.map(Some)
+}
+
+/// Builds from the engine with a progress bar, stopping at Ctrl-C.
+pub fn sample(
+    global: &Global,
+    chat: &ChatModel,
+    instructions: &[Instruction],
+    options: &BuildOptions,
+    out: &Path,
+) -> Result<Built> {
+    interrupt::listen();
+    let bar = progress::bar(global, 0, "samples");
+    let built = build(chat, instructions, options, out, &mut |p| show(&bar, p));
+    bar.finish_and_clear();
+    built
+}
+
+fn show(bar: &ProgressBar, progress: Progress) -> ControlFlow<()> {
+    if bar.length() != Some(progress.total as u64) {
+        bar.set_length(progress.total as u64);
+        bar.reset_eta();
+    }
+    bar.set_position(progress.done as u64);
+    let rate = progress.tokens as f64 / bar.elapsed().as_secs_f64().max(1e-3);
+    bar.set_message(format!("{rate:.0} tokens/s"));
+    interrupt::check()
+}
+
+/// Lines about what is tried again, few enough to read when all requests fail together.
+struct Notices<'a> {
+    global: &'a Global,
+    bar: &'a ProgressBar,
+    last: Mutex<Option<Instant>>,
+}
+
+impl<'a> Notices<'a> {
+    const EVERY: Duration = Duration::from_secs(5);
+
+    fn new(global: &'a Global, bar: &'a ProgressBar) -> Self {
+        Notices {
+            global,
+            bar,
+            last: Mutex::new(None),
+        }
+    }
+
+    fn say(&self, line: &str) {
+        let mut last = self.last.lock().unwrap_or_else(|e| e.into_inner());
+        if last.is_none_or(|at| at.elapsed() > Self::EVERY) {
+            *last = Some(Instant::now());
+            self.bar.suspend(|| progress::say(self.global, line));
+        }
+    }
+}
+
+/// The prompt as text, then a line a token: its id, and how the vocabulary writes it.
+fn show_prompt(global: &Global, chat: &ChatModel, instruction: &Instruction) -> Result<()> {
+    let rendered = chat.rendered(&instruction.text)?;
+    let tokens: Vec<(u32, String)> = chat
+        .prompt(&instruction.text)?
+        .into_iter()
+        .map(|id| (id, chat.tokenizer().token(id).unwrap_or_default()))
+        .collect();
+    if global.json {
+        let tokens: Vec<_> = tokens
+            .iter()
+            .map(|(id, text)| json!({"id": id, "text": text}))
+            .collect();
+        let prompt = json!({
+            "instruction_id": instruction.id,
+            "rendered": rendered,
+            "tokens": tokens,
+        });
+        println!("{prompt}");
+        return Ok(());
+    }
+    println!("{rendered}");
+    for (id, text) in tokens {
+        println!("{id:>8}  {text:?}");
+    }
+    Ok(())
+}
+
+fn print(global: &Global, built: &Built) {
     let rate = built.stats.generated_tokens as f64 / built.elapsed.as_secs_f64();
     if global.json {
         println!(
@@ -116,31 +313,6 @@ pub fn run(global: &Global, arguments: &Arguments) -> Result<()> {
             built.elapsed.as_secs_f64(),
         );
     }
-    Ok(())
-}
-
-/// Builds with a progress bar, stopping at Ctrl-C.
-pub fn sample(
-    global: &Global,
-    chat: &ChatModel,
-    instructions: &[Instruction],
-    options: &BuildOptions,
-    out: &std::path::Path,
-) -> Result<Built> {
-    interrupt::listen();
-    let bar = progress::bar(global, 0, "samples");
-    let built = build(chat, instructions, options, out, &mut |p| {
-        if bar.length() != Some(p.total as u64) {
-            bar.set_length(p.total as u64);
-            bar.reset_eta();
-        }
-        bar.set_position(p.done as u64);
-        let rate = p.tokens as f64 / bar.elapsed().as_secs_f64().max(1e-3);
-        bar.set_message(format!("{rate:.0} tokens/s"));
-        interrupt::check()
-    });
-    bar.finish_and_clear();
-    built
 }
 
 fn instructions(arguments: &Arguments) -> Result<Vec<Instruction>> {

@@ -124,6 +124,7 @@ fn with_model(
         temperatures: TEMPERATURES.to_vec(),
         samples: 1,
         max_new_tokens: MAX_NEW_TOKENS,
+        top_p: 1.0,
         seed: global.seed,
         slots: 32,
     };

@@ -1,7 +1,6 @@
 //! Sampling a length dataset: the planned responses that are not there yet go through the
 //! engine, and each is stored as it finishes.
 
-use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,12 +13,12 @@ use crate::instruction::Instruction;
 use crate::model::chat::ChatModel;
 use crate::model::tokenizer::TextTokenizer;
 
-use super::plan::{Plan, PlannedSample, instructions_sha256};
-use super::store::{DATASET, Opened, Store, StoredSample};
-use super::{LengthDataset, Provenance, Sample};
+use super::assemble::{Assembly, Drawn};
+use super::plan::{Plan, PlannedSample, Sampler, instructions_sha256};
+use super::store::{Store, StoredSample};
 
-/// How the file is made durable while sampling.
-const SYNC_EVERY: Duration = Duration::from_secs(2);
+/// How often what was appended is made durable.
+pub(crate) const SYNC_EVERY: Duration = Duration::from_secs(2);
 
 /// What to sample, and how much at once.
 #[derive(Debug, Clone)]
@@ -27,8 +26,10 @@ pub struct BuildOptions {
     pub temperatures: Vec<f32>,
     pub samples: u32,
     pub max_new_tokens: u32,
+    /// Share of the probability to draw from; 1 means all.
+    pub top_p: f32,
     pub seed: u64,
-    /// Sequences in flight. More are faster and take more memory; no token depends on it.
+    /// Sequences (of an endpoint: requests) in flight. More are faster and take more memory; no token depends on it.
     pub slots: usize,
 }
 
@@ -53,11 +54,32 @@ pub struct Built {
     pub elapsed: Duration,
 }
 
-/// Builds (or continues) the dataset in `dir`.
+impl BuildOptions {
+    /// The plan for `instructions` of a model of which only the name is known.
+    pub(crate) fn plan(&self, sampler: Sampler, model: &str, instructions: &[Instruction]) -> Plan {
+        Plan {
+            sampler,
+            model: model.to_string(),
+            model_sha256: None,
+            template_sha256: None,
+            instructions_sha256: instructions_sha256(instructions),
+            // Minus 0 is 0.
+            temperatures: self.temperatures.iter().map(|t| t + 0.0).collect(),
+            samples: self.samples,
+            max_new_tokens: self.max_new_tokens,
+            top_p: self.top_p,
+            seed: self.seed,
+        }
+    }
+}
+
+/// Builds the dataset in `dir`, goes on with one that was begun, or adds to one that asked for
+/// less.
 ///
 /// # Errors
-/// A prompt that does not fit the model, a folder begun by another plan, a full disk, or
-/// [`Error::Interrupted`] when `on_progress` breaks; what was sampled is kept then.
+/// A prompt that does not fit the model, a folder begun by a plan that this one does not
+/// continue, a full disk, or [`Error::Interrupted`] when `on_progress` breaks; what was sampled
+/// is kept then.
 pub fn build(
     chat: &ChatModel,
     instructions: &[Instruction],
@@ -67,94 +89,32 @@ pub fn build(
 ) -> Result<Built> {
     let begun = Instant::now();
     let plan = Plan {
-        model: chat.name().to_string(),
-        model_sha256: chat.sha256().to_string(),
-        template_sha256: chat.template_sha256(),
-        instructions_sha256: instructions_sha256(instructions),
-        temperatures: options.temperatures.clone(),
-        samples: options.samples,
-        max_new_tokens: options.max_new_tokens,
-        seed: options.seed,
+        model_sha256: Some(chat.sha256().to_string()),
+        template_sha256: Some(chat.template_sha256()),
+        ..options.plan(Sampler::Engine, chat.name(), instructions)
     };
     plan.validate()?;
     let prompts = prompts(chat, instructions, options.max_new_tokens as usize)?;
-    let planned = plan.samples(instructions.len());
-    let (store, stored) = match Store::open(dir, &plan)? {
-        Opened::Begun(store, stored) => (store, stored),
-        Opened::Complete => {
-            return Ok(Built {
-                path: dir.join(DATASET),
-                resumed: planned.len(),
-                sampled: 0,
-                stats: RunStats::default(),
-                elapsed: begun.elapsed(),
-            });
-        }
-    };
-    let resumed = stored.len();
-    let key = |s: PlannedSample| (s.instruction, s.temperature.to_bits(), s.sample);
-    let mut done: HashMap<_, StoredSample> =
-        stored.into_iter().map(|s| (key(s.place()), s)).collect();
-    let missing: Vec<PlannedSample> = planned
-        .iter()
-        .copied()
-        .filter(|s| !done.contains_key(&key(*s)))
-        .collect();
-    let job = Job {
-        plan: &plan,
-        instructions,
-        prompts: &prompts,
-        missing: &missing,
-        resumed,
-        slots: options.slots,
-    };
-    let (store, sampled, stats, stopped) = job.run(chat, store, on_progress)?;
-    let count = sampled.len();
-    done.extend(sampled.into_iter().map(|s| (key(s.place()), s)));
-    if stopped || done.len() < planned.len() {
-        return Err(Error::Interrupted(format!(
-            "stopped with {} of {} samples kept in {}: the same command continues",
-            done.len(),
-            planned.len(),
-            dir.display()
-        )));
+    let mut assembly = Assembly::open(dir, &plan, instructions, None)?;
+    let resumed = assembly.done();
+    let missing = assembly.missing();
+    let mut drawn = Drawn::default();
+    if !missing.is_empty() {
+        let job = Job {
+            plan: &plan,
+            instructions,
+            prompts: &prompts,
+            missing: &missing,
+            resumed,
+            slots: options.slots,
+        };
+        drawn = job.run(chat, assembly.store(), on_progress)?;
     }
-    let samples = planned
-        .iter()
-        .filter_map(|s| {
-            let stored = done.remove(&key(*s))?;
-            let instruction = &instructions[s.instruction];
-            Some(Sample {
-                instruction_id: instruction.id.clone(),
-                instruction: instruction.text.clone(),
-                category: instruction.category.clone(),
-                split: instruction.split,
-                sample: s.sample,
-                temperature: s.temperature,
-                seed: plan.seed_of(&instruction.id, *s),
-                prompt_tokens: stored.prompt_tokens,
-                response_tokens: stored.response_tokens,
-                finish_reason: stored.finish_reason,
-                response: Some(stored.response),
-            })
-        })
-        .collect();
-    let dataset = LengthDataset {
-        provenance: Provenance {
-            model: plan.model.clone(),
-            model_sha256: Some(plan.model_sha256.clone()),
-            template_sha256: Some(plan.template_sha256.clone()),
-            max_new_tokens: plan.max_new_tokens,
-            tool_version: env!("CARGO_PKG_VERSION").into(),
-            git_commit: crate::provenance::git_commit(),
-        },
-        samples,
-    };
     Ok(Built {
-        path: store.finish(&dataset)?,
         resumed,
-        sampled: count,
-        stats,
+        sampled: drawn.samples.len(),
+        path: assembly.finish(drawn.samples)?,
+        stats: drawn.stats,
         elapsed: begun.elapsed(),
     })
 }
@@ -185,9 +145,9 @@ impl Job<'_> {
     fn run(
         &self,
         chat: &ChatModel,
-        store: Store,
+        store: &mut Store,
         on_progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
-    ) -> Result<(Store, Vec<StoredSample>, RunStats, bool)> {
+    ) -> Result<Drawn> {
         let longest = self.prompts.iter().map(|p| p.len()).max().unwrap_or(0);
         let capacity = longest + self.plan.max_new_tokens as usize;
         let slots = self.slots.min(self.missing.len()).max(1);
@@ -197,14 +157,15 @@ impl Job<'_> {
             prompt: self.prompts[sample.instruction].clone(),
             max_new_tokens: self.plan.max_new_tokens as usize,
             temperature: sample.temperature,
+            top_p: self.plan.top_p,
             seed: self
                 .plan
                 .seed_of(&self.instructions[sample.instruction].id, *sample),
         });
         let (sender, receiver) = mpsc::channel();
-        let (outcome, written, stopped) = std::thread::scope(|scope| {
+        let (outcome, written) = std::thread::scope(|scope| {
             let writer = scope.spawn(|| self.write_all(chat.tokenizer(), store, receiver));
-            let mut sampler = Sampler {
+            let mut relay = Relay {
                 sender,
                 progress: Progress {
                     done: self.resumed,
@@ -212,26 +173,27 @@ impl Job<'_> {
                     tokens: 0,
                 },
                 on_progress,
-                stopped: false,
             };
-            let outcome = engine.generate(&mut || queue.next(), Batching::Continuous, &mut sampler);
-            let stopped = sampler.stopped;
-            drop(sampler);
+            let outcome = engine.generate(&mut || queue.next(), Batching::Continuous, &mut relay);
+            drop(relay);
             let written = writer
                 .join()
                 .unwrap_or_else(|_| Err(Error::Numeric("the writing thread failed".into())));
-            (outcome, written, stopped)
+            (outcome, written)
         });
-        let (store, samples) = written?;
-        Ok((store, samples, outcome?, stopped))
+        let samples = written?;
+        Ok(Drawn {
+            samples,
+            stats: outcome?,
+        })
     }
 
     fn write_all(
         &self,
         tokenizer: &TextTokenizer,
-        mut store: Store,
+        store: &mut Store,
         receiver: mpsc::Receiver<Response>,
-    ) -> Result<(Store, Vec<StoredSample>)> {
+    ) -> Result<Vec<StoredSample>> {
         let mut samples = Vec::new();
         let mut synced = Instant::now();
         for response in receiver {
@@ -253,19 +215,19 @@ impl Job<'_> {
             }
         }
         store.sync()?;
-        Ok((store, samples))
+        Ok(samples)
     }
 }
 
-/// Between the engine and the writing thread.
-struct Sampler<'a> {
+/// Between the engine and the writing thread: sending never waits, so neither decoding nor a
+/// slow disk delays a step.
+struct Relay<'a> {
     sender: mpsc::Sender<Response>,
     progress: Progress,
     on_progress: &'a mut dyn FnMut(Progress) -> ControlFlow<()>,
-    stopped: bool,
 }
 
-impl Observer for Sampler<'_> {
+impl Observer for Relay<'_> {
     fn finished(&mut self, response: Response) -> Result<()> {
         self.progress.done += 1;
         // The writer only goes away after an error of its own, which is reported then.
@@ -276,8 +238,6 @@ impl Observer for Sampler<'_> {
 
     fn stepped(&mut self, stats: &RunStats) -> ControlFlow<()> {
         self.progress.tokens = stats.generated_tokens;
-        let flow = (self.on_progress)(self.progress);
-        self.stopped = flow.is_break();
-        flow
+        (self.on_progress)(self.progress)
     }
 }

@@ -82,6 +82,7 @@ pub fn sequence_scheduling(
             max_new_tokens: LIMIT,
             tool_version: env!("CARGO_PKG_VERSION").into(),
             git_commit: crate::provenance::git_commit(),
+            ..Provenance::default()
         },
         samples,
     })

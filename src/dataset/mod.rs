@@ -1,6 +1,7 @@
 //! The length dataset: a row a sampled response, with what is needed to trust it
 //! (seed, temperature, finish reason) and its provenance in the file's metadata.
 
+pub(crate) mod assemble;
 pub mod build;
 pub mod embedded;
 pub mod import;
@@ -77,7 +78,7 @@ pub struct Sample {
 }
 
 /// Where a dataset is from; kept in the Parquet file's metadata.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Provenance {
     pub model: String,
     pub model_sha256: Option<String>,
@@ -85,6 +86,14 @@ pub struct Provenance {
     pub max_new_tokens: u32,
     pub tool_version: String,
     pub git_commit: Option<String>,
+    /// Share of the probability that tokens were drawn from; none where unknown.
+    pub top_p: Option<f32>,
+    /// `engine` (this tool's own) or `endpoint`; none where unknown.
+    pub sampler: Option<String>,
+    /// Scheme, host and port of the server that answered.
+    pub endpoint: Option<String>,
+    /// What the server called the model in its answers.
+    pub served_model: Option<String>,
 }
 
 /// A whole length dataset in memory, rows in the order of the file.

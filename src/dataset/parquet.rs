@@ -223,6 +223,10 @@ fn metadata_of(provenance: &Provenance) -> Vec<(String, String)> {
         ("model_sha256", &provenance.model_sha256),
         ("template_sha256", &provenance.template_sha256),
         ("git_commit", &provenance.git_commit),
+        ("top_p", &provenance.top_p.map(|p| p.to_string())),
+        ("sampler", &provenance.sampler),
+        ("endpoint", &provenance.endpoint),
+        ("served_model", &provenance.served_model),
     ] {
         if let Some(value) = value {
             pairs.push((key, value.clone()));
@@ -245,5 +249,9 @@ fn provenance_of(fields: &std::collections::HashMap<&str, &str>) -> Provenance {
             .unwrap_or(0),
         tool_version: get("tool_version").unwrap_or_else(|| "unknown".into()),
         git_commit: get("git_commit"),
+        top_p: get("top_p").and_then(|v| v.parse().ok()),
+        sampler: get("sampler"),
+        endpoint: get("endpoint"),
+        served_model: get("served_model"),
     }
 }

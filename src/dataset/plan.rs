@@ -1,26 +1,61 @@
 //! What `build-dataset` is to sample, and the identity of that plan: a build is only ever
 //! continued by the plan that began it.
 
+use std::fmt::Display;
+
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
 use crate::instruction::Instruction;
 
+/// Who answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Sampler {
+    /// This tool's own engine.
+    #[default]
+    Engine,
+    /// A server, asked over HTTP.
+    Endpoint,
+}
+
+impl Sampler {
+    pub fn name(self) -> &'static str {
+        match self {
+            Sampler::Engine => "engine",
+            Sampler::Endpoint => "endpoint",
+        }
+    }
+}
+
 /// Everything that decides the tokens of a length dataset, and nothing else (slots and threads
 /// change no token).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Plan {
+    #[serde(default)]
+    pub sampler: Sampler,
     pub model: String,
-    pub model_sha256: String,
-    pub template_sha256: String,
+    /// Hash of the weights; unknown of an endpoint's model.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model_sha256: Option<String>,
+    /// Hash of the chat template; unknown of an endpoint's model.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub template_sha256: Option<String>,
     pub instructions_sha256: String,
     pub temperatures: Vec<f32>,
     /// Samples of each instruction at each temperature above 0; greedy answers are all alike,
     /// so temperature 0 is sampled once.
     pub samples: u32,
     pub max_new_tokens: u32,
+    /// 1, all tokens, in manifests of before there was a choice.
+    #[serde(default = "all_tokens")]
+    pub top_p: f32,
     pub seed: u64,
+}
+
+fn all_tokens() -> f32 {
+    1.0
 }
 
 /// One response to draw.
@@ -32,6 +67,15 @@ pub struct PlannedSample {
     pub sample: u32,
 }
 
+/// Names a sample within its plan: instruction, bits of the temperature, index.
+pub(crate) type Key = (usize, u32, u32);
+
+impl PlannedSample {
+    pub(crate) fn key(self) -> Key {
+        (self.instruction, self.temperature.to_bits(), self.sample)
+    }
+}
+
 impl Plan {
     /// # Errors
     /// Temperatures or counts that make no sense.
@@ -40,6 +84,12 @@ impl Plan {
             return Err(Error::Usage(
                 "sampling needs at least one temperature, one sample and one new token".into(),
             ));
+        }
+        if !(self.top_p > 0.0 && self.top_p <= 1.0) {
+            return Err(Error::Usage(format!(
+                "--top-p {} is not above 0 and at most 1",
+                self.top_p
+            )));
         }
         for (index, temperature) in self.temperatures.iter().enumerate() {
             if !(0.0..=10.0).contains(temperature) {
@@ -83,47 +133,88 @@ impl Plan {
         let digest = hash.finalize();
         let mut first = [0; 8];
         first.copy_from_slice(&digest[..8]);
-        // Parquet readers without unsigned 64-bit integers keep 63 bits exactly.
-        u64::from_le_bytes(first) >> 1
+        // Parquet readers without unsigned 64-bit integers keep 63 bits exactly. Servers take
+        // less: llama.cpp's 32 bits, some proxies what a JSON number holds exactly.
+        match self.sampler {
+            Sampler::Engine => u64::from_le_bytes(first) >> 1,
+            Sampler::Endpoint => u64::from_le_bytes(first) >> 33,
+        }
     }
 
-    /// Says in which way `self` differs from the plan that a build was begun with.
-    pub fn differences(&self, begun: &Plan) -> Vec<String> {
+    /// What keeps this plan, of `instructions`, from going on with a build that `begun`
+    /// began. It may ask for more (samples, temperatures, instructions after those that are
+    /// there), and must be the same in everything else.
+    pub fn differences(&self, begun: &Plan, instructions: &[Instruction]) -> Vec<String> {
         let mut differences = Vec::new();
-        let mut compare = |what: &str, old: String, new: String| {
-            if old != new {
+        let mut compare = |what: &str, same: bool, old: &dyn Display, new: &dyn Display| {
+            if !same {
                 differences.push(format!("{what} was {old} and is now {new}"));
             }
         };
-        compare("the model", begun.model.clone(), self.model.clone());
+        let equal = |what, old: &Option<String>, new: &Option<String>| {
+            let name = |hash: &Option<String>| hash.clone().unwrap_or_else(|| "unknown".into());
+            (what, old == new, name(old), name(new))
+        };
         compare(
-            "the model's hash",
-            begun.model_sha256.clone(),
-            self.model_sha256.clone(),
+            "the sampler",
+            self.sampler == begun.sampler,
+            &begun.sampler.name(),
+            &self.sampler.name(),
         );
         compare(
-            "the chat template's hash",
-            begun.template_sha256.clone(),
-            self.template_sha256.clone(),
+            "the model",
+            self.model == begun.model,
+            &begun.model,
+            &self.model,
         );
+        for (what, same, old, new) in [
+            equal("the model's hash", &begun.model_sha256, &self.model_sha256),
+            equal(
+                "the chat template's hash",
+                &begun.template_sha256,
+                &self.template_sha256,
+            ),
+        ] {
+            compare(what, same, &old, &new);
+        }
         compare(
             "the instructions' hash",
-            begun.instructions_sha256.clone(),
-            self.instructions_sha256.clone(),
+            begins_with(instructions, &begun.instructions_sha256),
+            &begun.instructions_sha256,
+            &format!(
+                "{} (new ones may come after those that are there, which must stay as they are)",
+                self.instructions_sha256
+            ),
         );
         let list = |plan: &Plan| format!("{:?}", plan.temperatures);
-        compare("the list of temperatures", list(begun), list(self));
+        compare(
+            "the list of temperatures",
+            begun
+                .temperatures
+                .iter()
+                .all(|t| self.temperatures.contains(t)),
+            &list(begun),
+            &format!("{} (more may be added, none left out)", list(self)),
+        );
         compare(
             "the number of samples",
-            begun.samples.to_string(),
-            self.samples.to_string(),
+            self.samples >= begun.samples,
+            &begun.samples,
+            &format!("{} (more may be added, none taken away)", self.samples),
         );
         compare(
             "max-new-tokens",
-            begun.max_new_tokens.to_string(),
-            self.max_new_tokens.to_string(),
+            self.max_new_tokens == begun.max_new_tokens,
+            &begun.max_new_tokens,
+            &self.max_new_tokens,
         );
-        compare("the seed", begun.seed.to_string(), self.seed.to_string());
+        compare(
+            "top-p",
+            self.top_p == begun.top_p,
+            &begun.top_p,
+            &self.top_p,
+        );
+        compare("the seed", self.seed == begun.seed, &begun.seed, &self.seed);
         differences
     }
 }
@@ -132,15 +223,141 @@ impl Plan {
 pub fn instructions_sha256(instructions: &[Instruction]) -> String {
     let mut hash = Sha256::new();
     for instruction in instructions {
-        for part in [&instruction.id, &instruction.text] {
-            hash.update((part.len() as u64).to_le_bytes());
-            hash.update(part.as_bytes());
-        }
+        add(&mut hash, instruction);
     }
     hex(&hash.finalize())
+}
+
+/// Whether some of the first instructions, or all, have this hash.
+fn begins_with(instructions: &[Instruction], sha256: &str) -> bool {
+    let mut hash = Sha256::new();
+    instructions.iter().any(|instruction| {
+        add(&mut hash, instruction);
+        hex(&hash.clone().finalize()) == sha256
+    })
+}
+
+fn add(hash: &mut Sha256, instruction: &Instruction) {
+    for part in [&instruction.id, &instruction.text] {
+        hash.update((part.len() as u64).to_le_bytes());
+        hash.update(part.as_bytes());
+    }
 }
 
 /// Lower-case hexadecimal digits.
 pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn instructions(ids: &[&str]) -> Vec<Instruction> {
+        let instruction = |id: &&str| Instruction {
+            id: id.to_string(),
+            category: None,
+            split: None,
+            text: format!("text of {id}"),
+        };
+        ids.iter().map(instruction).collect()
+    }
+
+    fn plan(instructions: &[Instruction]) -> Plan {
+        Plan {
+            sampler: Sampler::Engine,
+            model: "m".into(),
+            model_sha256: Some("w".into()),
+            template_sha256: Some("t".into()),
+            instructions_sha256: instructions_sha256(instructions),
+            temperatures: vec![0.0, 0.7],
+            samples: 2,
+            max_new_tokens: 32,
+            top_p: 1.0,
+            seed: 42,
+        }
+    }
+
+    #[test]
+    fn a_manifest_of_before_top_p_and_endpoints_is_read() {
+        let old = r#"{"model": "m", "model_sha256": "w", "template_sha256": "t",
+            "instructions_sha256": "i", "temperatures": [0.0, 0.7], "samples": 2,
+            "max_new_tokens": 32, "seed": 42}"#;
+        let begun: Plan = serde_json::from_str(old).unwrap();
+        let mut expected = plan(&[]);
+        expected.instructions_sha256 = "i".into();
+        assert_eq!(begun, expected);
+        let text = serde_json::to_string(&expected).unwrap();
+        assert_eq!(serde_json::from_str::<Plan>(&text).unwrap(), expected);
+    }
+
+    #[test]
+    fn more_may_be_asked_for_and_nothing_else_may_change() {
+        let few = instructions(&["a", "b"]);
+        let begun = plan(&few);
+        let more = instructions(&["a", "b", "c"]);
+        let mut larger = plan(&more);
+        larger.samples = 5;
+        larger.temperatures = vec![1.0, 0.7, 0.0];
+        assert_eq!(larger.differences(&begun, &more), [""; 0]);
+        // And back: each thing that is less is named.
+        let named = begun.differences(&larger, &few);
+        assert_eq!(named.len(), 3, "{named:?}");
+        for changed in [
+            instructions(&["b", "a"]),
+            instructions(&["a"]),
+            instructions(&["x", "a", "b"]),
+        ] {
+            let named = plan(&changed).differences(&begun, &changed);
+            assert!(named[0].contains("instructions' hash"), "{named:?}");
+        }
+        type Change = fn(&mut Plan);
+        let changes: [(Change, &str); 7] = [
+            (|p| p.sampler = Sampler::Endpoint, "sampler"),
+            (|p| p.model = "n".into(), "the model was m"),
+            (|p| p.model_sha256 = None, "model's hash"),
+            (|p| p.template_sha256 = Some("u".into()), "template"),
+            (|p| p.max_new_tokens = 33, "max-new-tokens was 32"),
+            (|p| p.top_p = 0.9, "top-p was 1 and is now 0.9"),
+            (|p| p.seed = 7, "the seed was 42 and is now 7"),
+        ];
+        for (change, expected) in changes {
+            let mut changed = plan(&few);
+            change(&mut changed);
+            let named = changed.differences(&begun, &few);
+            assert!(
+                named.len() == 1 && named[0].contains(expected),
+                "{expected}: {named:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn seeds_stay_as_they_are_when_more_is_asked_for_and_fit_servers() {
+        let begun = plan(&instructions(&["a"]));
+        let mut larger = begun.clone();
+        larger.samples = 9;
+        larger.temperatures.push(1.0);
+        let planned = begun.samples(1);
+        assert_eq!(planned.len(), 3);
+        let mut served = begun.clone();
+        served.sampler = Sampler::Endpoint;
+        for sample in planned {
+            assert_eq!(begun.seed_of("a", sample), larger.seed_of("a", sample));
+            assert!(served.seed_of("a", sample) <= u64::from(u32::MAX >> 1));
+        }
+    }
+
+    #[test]
+    fn impossible_plans_are_refused() {
+        for (temperature, top_p) in [(-0.1, 1.0), (f32::NAN, 1.0), (0.7, 0.0), (0.7, 1.1)] {
+            let mut wrong = plan(&[]);
+            (wrong.temperatures, wrong.top_p) = (vec![temperature], top_p);
+            assert!(wrong.validate().is_err());
+        }
+        let mut nan = plan(&[]);
+        nan.top_p = f32::NAN;
+        assert!(nan.validate().is_err());
+        assert!(plan(&[]).validate().is_ok());
+    }
 }

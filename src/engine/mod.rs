@@ -1,6 +1,6 @@
 //! Batched generation over token ids: requests in, responses out. Text stays outside.
 //!
-//! A request's tokens depend on its prompt, temperature and seed alone: not on its slot, its
+//! A request's tokens depend on its prompt, temperature, top-p and seed alone: not on its slot, its
 //! neighbours, the batching or the number of threads.
 
 mod prefill;
@@ -43,6 +43,8 @@ pub struct Request {
     pub max_new_tokens: usize,
     /// 0 means greedy.
     pub temperature: f32,
+    /// Share of the probability that is drawn from ([`Draw::top_p`]); 1 means all.
+    pub top_p: f32,
     pub seed: u64,
 }
 
@@ -296,6 +298,7 @@ impl Sequence {
     fn next_draw(&self) -> Draw {
         Draw {
             temperature: self.request.temperature,
+            top_p: self.request.top_p,
             seed: self.request.seed,
             position: self.tokens.len() as u64,
         }

@@ -1,6 +1,8 @@
 //! Drawing tokens from logits. The random number of a token is a function of the request's
 //! seed and the token's position alone, so neither the batch nor an interruption changes it.
 
+mod nucleus;
+
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
@@ -13,6 +15,9 @@ use crate::kernel::lane::{Isa, Lane, WIDTH, instantiate};
 pub struct Draw {
     /// 0 means the largest logit (the first of equals).
     pub temperature: f32,
+    /// Only the nucleus is drawn from: the fewest most probable tokens, earlier ids first among
+    /// equals, whose probabilities (after the temperature) reach this. 1 means all tokens.
+    pub top_p: f32,
     pub seed: u64,
     /// Index of the token in the response.
     pub position: u64,
@@ -47,7 +52,7 @@ pub fn draw(logits: &mut [f32], how: Draw) -> u32 {
     let mut rng = ChaCha8Rng::seed_from_u64(how.seed);
     rng.set_stream(how.position);
     let uniform: f64 = rng.random();
-    let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let largest = largest_of(logits);
     let mut sums = vec![0f32; logits.len().div_ceil(SPAN)];
     for (span, sum) in logits.chunks_mut(SPAN).zip(&mut sums) {
         // SAFETY: the span's own length is given.
@@ -61,10 +66,19 @@ pub fn draw(logits: &mut [f32], how: Draw) -> u32 {
             )
         };
     }
+    if how.top_p < 1.0 {
+        let total = sums.iter().map(|s| f64::from(*s)).sum();
+        return nucleus::draw(logits, total, how.top_p, uniform);
+    }
+    among_all(logits, &sums, uniform)
+}
+
+/// Inverse of the cumulative distribution of `numerators`, whose spans sum to `sums`: first
+/// the span, then the token in it.
+fn among_all(numerators: &[f32], sums: &[f32], uniform: f64) -> u32 {
     let total: f64 = sums.iter().map(|s| f64::from(*s)).sum();
     let mut left = uniform * total;
     let mut chosen = 0;
-    // First the span, then the token in it: inverse of the cumulative distribution.
     for (index, sum) in sums.iter().enumerate() {
         if *sum > 0.0 {
             chosen = index;
@@ -75,7 +89,7 @@ pub fn draw(logits: &mut [f32], how: Draw) -> u32 {
         }
     }
     let start = chosen * SPAN;
-    let span = &logits[start..(start + SPAN).min(logits.len())];
+    let span = &numerators[start..(start + SPAN).min(numerators.len())];
     let mut token = 0;
     for (index, p) in span.iter().enumerate() {
         if *p > 0.0 {
@@ -94,8 +108,57 @@ pub fn draw(logits: &mut [f32], how: Draw) -> u32 {
 const SPAN: usize = 512;
 
 fn greedy(logits: &[f32]) -> u32 {
-    let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    logits.iter().position(|l| *l == largest).unwrap_or(0) as u32
+    let mut best = (0, f32::NEG_INFINITY);
+    for (index, span) in logits.chunks(SPAN).enumerate() {
+        let largest = largest_of(span);
+        if largest > best.1 {
+            best = (index, largest);
+        }
+    }
+    let start = best.0 * SPAN;
+    let span = &logits[start..(start + SPAN).min(logits.len())];
+    let within = span.iter().position(|l| *l == best.1).unwrap_or(0);
+    (start + within) as u32
+}
+
+/// The largest of `values`, NaN left out.
+fn largest_of(values: &[f32]) -> f32 {
+    // SAFETY: the slice's own length is given.
+    unsafe { maximum(Isa::detect(), values.as_ptr(), values.len()) }
+}
+
+instantiate! {
+    /// The largest of `n` floats; negative infinity for none.
+    unsafe fn maximum = maximum_kernel(values: *const f32, n: usize) -> f32
+}
+
+#[inline(always)]
+unsafe fn maximum_kernel<L: Lane>(values: *const f32, n: usize) -> f32 {
+    // SAFETY: the caller promises n floats.
+    unsafe {
+        let nothing = L::splat(f32::NEG_INFINITY);
+        // Four at once, so that no maximum waits for the one before. The running one stands
+        // second: where the first is NaN, the second is the result.
+        let mut most = [nothing; 4];
+        let mut i = 0;
+        while i + 4 * WIDTH <= n {
+            for (lane, most) in most.iter_mut().enumerate() {
+                *most = L::load(values.add(i + lane * WIDTH)).max(*most);
+            }
+            i += 4 * WIDTH;
+        }
+        while i + WIDTH <= n {
+            most[0] = L::load(values.add(i)).max(most[0]);
+            i += WIDTH;
+        }
+        let [a, b, c, d] = most;
+        let mut largest = a.max(b).max(c.max(d)).max_element();
+        while i < n {
+            largest = largest.max(*values.add(i));
+            i += 1;
+        }
+        largest
+    }
 }
 
 instantiate! {
@@ -156,6 +219,7 @@ mod tests {
         for seed in 0..draws {
             let how = Draw {
                 temperature,
+                top_p: 1.0,
                 seed,
                 position: seed % 7,
             };
@@ -177,10 +241,38 @@ mod tests {
     fn greedy_takes_the_first_of_the_largest() {
         let how = Draw {
             temperature: 0.0,
+            top_p: 1.0,
             seed: 1,
             position: 0,
         };
         assert_eq!(draw(&mut [0.5, 3.0, 3.0, -1.0], how), 1);
+        assert_eq!(draw(&mut [f32::NEG_INFINITY; 5], how), 0);
+        assert_eq!(draw(&mut [f32::NAN; 40], how), 0);
+        for n in [1, 15, 16, 63, 64, 65, 511, 513, 1030] {
+            for at in [0, n / 3, n / 2, n - 1] {
+                let mut logits: Vec<f32> = (0..n).map(|i| -((i % 7) as f32)).collect();
+                logits[at] = 9.0;
+                logits[n - 1] = 9.0;
+                assert_eq!(draw(&mut logits, how), at as u32, "{n}");
+                assert_eq!(largest_of(&logits), 9.0);
+            }
+        }
+    }
+
+    #[test]
+    fn the_largest_is_the_same_on_every_instruction_set_and_never_nan() {
+        let mut values: Vec<f32> = (0..777).map(|i| ((i * 131 % 997) as f32).sin()).collect();
+        values[70] = f32::NAN;
+        values[776] = f32::NAN;
+        for n in 0..values.len() {
+            let fold = values[..n]
+                .iter()
+                .copied()
+                .fold(f32::NEG_INFINITY, f32::max);
+            for isa in crate::kernel::lane::isas_to_test() {
+                assert_eq!(unsafe { maximum(isa, values.as_ptr(), n) }, fold);
+            }
+        }
     }
 
     #[test]
@@ -188,6 +280,7 @@ mod tests {
         let logits: Vec<f32> = (0..300).map(|i| (i as f32 * 0.1).sin()).collect();
         let how = |seed, position| Draw {
             temperature: 1.0,
+            top_p: 1.0,
             seed,
             position,
         };

@@ -20,6 +20,7 @@ fn requests(count: usize) -> Vec<Request> {
                 .into(),
             max_new_tokens: 4 + id * 7 % 40,
             temperature: [0.0, 0.7, 1.3][id % 3],
+            top_p: 1.0,
             seed: id as u64 * 31,
         })
         .collect()
@@ -123,6 +124,7 @@ fn samples_of_one_prompt_share_its_prefill() {
         prompt: prompt.clone(),
         max_new_tokens: 5,
         temperature: 1.0,
+        top_p: 1.0,
         seed: id as u64,
     });
     let stats = engine
@@ -141,6 +143,7 @@ fn impossible_requests_are_refused_and_a_stop_is_obeyed() {
             prompt: prompt.into(),
             max_new_tokens,
             temperature: 0.0,
+            top_p: 1.0,
             seed: 0,
         });
         let outcome = engine.generate(&mut || queue.take(), Batching::Static, &mut Vec::new());

@@ -76,6 +76,7 @@ impl<'m> LiveExecutor<'m> {
             prompt: requests[id].prompt.clone(),
             max_new_tokens: cap,
             temperature: requests[id].temperature,
+            top_p: 1.0,
             seed: requests[id].seed,
         });
         let mut watch = Watch {

@@ -196,6 +196,11 @@ impl TextTokenizer {
         self.inner.token_to_id(token)
     }
 
+    /// A token as the vocabulary writes it (byte-level ones with `Ġ` for a space).
+    pub fn token(&self, id: u32) -> Option<String> {
+        self.inner.id_to_token(id)
+    }
+
     /// How many tokens there are, special tokens included.
     pub fn vocab_size(&self) -> usize {
         self.inner.get_vocab_size(true)

@@ -64,6 +64,7 @@ impl Predictor for Asked {
             prompt,
             max_new_tokens: MAX_NEW_TOKENS,
             temperature: 0.0,
+            top_p: 1.0,
             seed: 0,
         });
         let mut responses: Vec<Response> = Vec::new();

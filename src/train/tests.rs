@@ -135,6 +135,7 @@ fn the_trained_graph_and_the_merged_engine_agree() {
         prompt: prompt.into(),
         max_new_tokens: 1,
         temperature: 0.0,
+        top_p: 1.0,
         seed: 0,
     });
     Engine::new(&merged, 1, 32)

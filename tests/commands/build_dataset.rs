@@ -168,14 +168,14 @@ fn another_plan_is_refused_naming_every_difference() {
     succeed(&mut build.command("out", few));
     let before = build.finished("out");
     let mut command = lenaware(build.dir.path());
-    let other = "build-dataset --instructions in.jsonl --limit 2 --temperatures 0.3 --samples 3 \
+    let other = "build-dataset --instructions in.jsonl --limit 2 --temperatures 0.3 --samples 1 \
                  --max-new-tokens 24 --out out";
     let output = command.args(other.split_whitespace()).output().unwrap();
     let line = refusal(&output, 2);
     for named in [
         "out was begun with another plan",
         "temperatures was [0.0, 0.7] and is now [0.3]",
-        "samples was 2 and is now 3",
+        "samples was 2 and is now 1",
         "max-new-tokens was 32 and is now 24",
     ] {
         assert!(line.contains(named), "`{named}` is not in: {line}");
@@ -221,5 +221,6 @@ fn a_torn_last_line_is_no_sample_and_a_damaged_one_is_refused() {
     let output = build.command("damaged", few).output().unwrap();
     let line = refusal(&output, 1);
     assert!(line.contains("samples.jsonl: line 3"), "{line}");
+    assert!(line.contains("delete that line"), "{line}");
     assert_eq!(build.stored("damaged"), 3);
 }

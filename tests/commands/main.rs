@@ -6,11 +6,15 @@ mod bad_files;
 mod bad_input;
 mod bad_model;
 mod build_dataset;
+mod chat_server;
+mod endpoint;
 mod experiment;
+mod faults;
 mod lengths;
 mod live;
 mod no_model;
 mod readme;
+mod tiny_model;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

@@ -74,6 +74,7 @@ fn prompts_logits_and_greedy_tokens_match_transformers() {
             prompt: ids(&row["prompt_ids"]).into(),
             max_new_tokens: 64,
             temperature: 0.0,
+            top_p: 1.0,
             seed: 0,
         });
         let mut responses = Vec::new();

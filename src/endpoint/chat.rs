@@ -1,0 +1,241 @@
+//! Requests and answers of `POST /chat/completions`.
+
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::dataset::FinishReason;
+
+/// What is asked. Numbers are written as short as they were given.
+#[derive(Debug, Clone, Serialize)]
+pub struct ChatRequest {
+    pub model: String,
+    pub messages: Vec<Message>,
+    pub temperature: f32,
+    pub top_p: f32,
+    pub max_tokens: u32,
+    pub seed: u64,
+    pub n: u32,
+    pub stream: bool,
+}
+
+/// One turn.
+#[derive(Debug, Clone, Serialize)]
+pub struct Message {
+    pub role: &'static str,
+    pub content: String,
+}
+
+/// What a dataset keeps of an answer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Answer {
+    /// What the server calls the model; not all tell.
+    pub model: Option<String>,
+    /// 0 where the server does not tell.
+    pub prompt_tokens: u32,
+    /// The server's count.
+    pub completion_tokens: u32,
+    pub finish_reason: FinishReason,
+    /// Empty where nothing but reasoning was said.
+    pub content: String,
+}
+
+/// Why a well-delivered answer is not taken.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Unusable {
+    /// It lacks what is needed; another try may show whether it always does.
+    Malformed(String),
+    /// The server says that something went wrong on its side.
+    Failed(String),
+    /// It would be the same again.
+    Final(String),
+}
+
+/// Model names longer than this are cut.
+const NAME: usize = 200;
+
+impl Answer {
+    pub(super) fn parse(bytes: &[u8]) -> Result<Answer, Unusable> {
+        let malformed = |what: &str| Unusable::Malformed(what.to_string());
+        let body: Value = serde_json::from_slice(bytes)
+            .map_err(|e| Unusable::Malformed(format!("is not JSON ({e})")))?;
+        if let Some(message) = error_message(&body) {
+            return Err(Unusable::Failed(message));
+        }
+        let choice = &body["choices"][0];
+        if !choice.is_object() {
+            return Err(malformed("has no `choices[0]`"));
+        }
+        let finish_reason = match choice["finish_reason"].as_str() {
+            // The second is what some versions of TGI say.
+            Some("stop" | "eos_token") => FinishReason::Stop,
+            Some("length") => FinishReason::Length,
+            Some("abort") => return Err(Unusable::Failed("the server aborted the answer".into())),
+            Some(other) => {
+                let other: String = other.chars().take(NAME).collect();
+                return Err(Unusable::Final(format!(
+                    "the answer ended by `{other}`, which says nothing of its length: leave this \
+                     instruction out"
+                )));
+            }
+            None => return Err(malformed("has no `choices[0].finish_reason`")),
+        };
+        let content = match &choice["message"]["content"] {
+            Value::String(text) => text.clone(),
+            Value::Null if choice["message"].is_object() => String::new(),
+            _ => return Err(malformed("has no text in `choices[0].message.content`")),
+        };
+        let count = |name: &str| {
+            body["usage"][name]
+                .as_u64()
+                .and_then(|count| u32::try_from(count).ok())
+        };
+        let completion_tokens = count("completion_tokens")
+            .ok_or_else(|| malformed("has no count in `usage.completion_tokens`"))?;
+        if completion_tokens == 0 {
+            // Proxies that do not count say so; even an empty answer has its end token.
+            return Err(malformed("has a count of 0 in `usage.completion_tokens`"));
+        }
+        Ok(Answer {
+            model: body["model"]
+                .as_str()
+                .map(|m| m.chars().take(NAME).collect()),
+            prompt_tokens: count("prompt_tokens").unwrap_or(0),
+            completion_tokens,
+            finish_reason,
+            content,
+        })
+    }
+}
+
+/// The message of an error, in the shapes that servers give it.
+pub(super) fn error_message(body: &Value) -> Option<String> {
+    let text = |value: &Value| match value {
+        Value::Null => None,
+        Value::String(text) => Some(text.clone()),
+        other => Some(other.to_string()),
+    };
+    match &body["error"] {
+        Value::Null => match body["object"].as_str() {
+            Some("error") => text(&body["message"]),
+            _ => None,
+        },
+        Value::Object(error) => text(error.get("message").unwrap_or(&body["error"])),
+        other => text(other),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn good() -> Value {
+        json!({"model": "m", "choices": [{"index": 0, "finish_reason": "stop",
+            "message": {"role": "assistant", "content": "hi"}}],
+            "usage": {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}})
+    }
+
+    fn parse(value: &Value) -> Result<Answer, Unusable> {
+        Answer::parse(value.to_string().as_bytes())
+    }
+
+    #[test]
+    fn answers_are_taken_with_all_that_may_lack() {
+        let expected = Answer {
+            model: Some("m".into()),
+            prompt_tokens: 3,
+            completion_tokens: 2,
+            finish_reason: FinishReason::Stop,
+            content: "hi".into(),
+        };
+        assert_eq!(parse(&good()), Ok(expected.clone()));
+        let mut sparse = good();
+        sparse.as_object_mut().unwrap().remove("model");
+        sparse["usage"] = json!({"completion_tokens": 9});
+        sparse["choices"][0]["message"] = json!({"content": null, "reasoning_content": "hm"});
+        sparse["choices"][0]["finish_reason"] = json!("length");
+        let answer = parse(&sparse).unwrap();
+        assert_eq!((answer.model, answer.prompt_tokens), (None, 0));
+        assert_eq!(answer.finish_reason, FinishReason::Length);
+        assert_eq!((answer.completion_tokens, answer.content.as_str()), (9, ""));
+    }
+
+    #[test]
+    fn what_lacks_is_named() {
+        type Spoil = fn(&mut Value);
+        let cases: [(Spoil, &str); 9] = [
+            (|v| v["usage"]["completion_tokens"] = json!(0), "count of 0"),
+            (|v| v["usage"] = Value::Null, "usage.completion_tokens"),
+            (
+                |v| v["usage"]["completion_tokens"] = json!(-1),
+                "usage.completion_tokens",
+            ),
+            (
+                |v| v["usage"]["completion_tokens"] = json!(5e12),
+                "usage.completion_tokens",
+            ),
+            (|v| v["choices"] = json!([]), "choices[0]"),
+            (|v| v["choices"] = json!("x"), "choices[0]"),
+            (
+                |v| v["choices"][0]["finish_reason"] = Value::Null,
+                "finish_reason",
+            ),
+            (|v| v["choices"][0]["message"] = Value::Null, "content"),
+            (|v| *v = json!([1, 2]), "choices[0]"),
+        ];
+        for (spoil, named) in cases {
+            let mut value = good();
+            spoil(&mut value);
+            match parse(&value) {
+                Err(Unusable::Malformed(what)) => assert!(what.contains(named), "{what}"),
+                other => panic!("{named}: {other:?}"),
+            }
+        }
+        let cut = &good().to_string().into_bytes()[..40];
+        assert!(matches!(Answer::parse(cut), Err(Unusable::Malformed(_))));
+        assert!(matches!(
+            Answer::parse(b"\xff"),
+            Err(Unusable::Malformed(_))
+        ));
+        let mut filtered = good();
+        filtered["choices"][0]["finish_reason"] = json!("content_filter");
+        match parse(&filtered) {
+            Err(Unusable::Final(why)) => assert!(why.contains("content_filter"), "{why}"),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn errors_are_read_in_every_shape() {
+        for (body, expected) in [
+            (json!({"error": {"message": "no"}}), Some("no")),
+            (json!({"error": "no"}), Some("no")),
+            (json!({"object": "error", "message": "no"}), Some("no")),
+            (json!({"error": null, "message": "x"}), None),
+            (json!(3), None),
+        ] {
+            assert_eq!(error_message(&body).as_deref(), expected);
+        }
+        let failed = parse(&json!({"error": {"message": "overloaded"}}));
+        assert_eq!(failed, Err(Unusable::Failed("overloaded".into())));
+    }
+
+    #[test]
+    fn numbers_are_sent_as_they_were_given() {
+        let request = ChatRequest {
+            model: "m".into(),
+            messages: vec![],
+            temperature: 0.7,
+            top_p: 0.95,
+            max_tokens: 5,
+            seed: 2_147_483_647,
+            n: 1,
+            stream: false,
+        };
+        let text = serde_json::to_string(&request).unwrap();
+        assert!(
+            text.contains("\"temperature\":0.7,\"top_p\":0.95,"),
+            "{text}"
+        );
+    }
+}

@@ -1,0 +1,372 @@
+//! Answers from an OpenAI-compatible server (vLLM, SGLang, llama.cpp's server, TGI and others)
+//! over `POST {URL}/chat/completions`.
+//!
+//! Lengths are the server's own counts, `usage.completion_tokens`, and nothing is added to or
+//! taken from them. vLLM and SGLang count the generated ids, TGI its generated tokens, and
+//! llama.cpp every token its sampler gave: in all four the end token is among them, as in
+//! datasets of this tool's own engine. Of other servers this is not known. What a reasoning
+//! model thinks is counted too.
+//!
+//! Whether one seed gives one answer is the server's affair; most depend on the batch.
+
+mod address;
+pub mod build;
+mod chat;
+mod retry;
+mod secret;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use ureq::Agent;
+use ureq::http::{Response, header};
+
+use crate::error::{Error, Result};
+
+pub use address::Address;
+pub use chat::{Answer, ChatRequest, Message};
+pub use secret::{ApiKey, DEFAULT_VARIABLE};
+
+use chat::{Unusable, error_message};
+
+/// How a server is asked.
+#[derive(Debug, Clone)]
+pub struct EndpointOptions {
+    pub address: Address,
+    pub key: Option<ApiKey>,
+    /// For one request, from connecting to the last byte.
+    pub timeout: Duration,
+    /// Tries after the first for what may pass: limits (429), faults of the server (5xx),
+    /// time-outs, dropped connections.
+    pub retries: u32,
+    /// Requests at once.
+    pub concurrency: usize,
+}
+
+/// A server that may be asked from many threads.
+pub struct Endpoint {
+    options: EndpointOptions,
+    agent: Agent,
+}
+
+/// Why there is no answer.
+#[derive(Debug)]
+pub enum NoAnswer {
+    /// The work was stopped while waiting to ask again.
+    Stopped,
+    /// It failed for good.
+    Failed(String),
+}
+
+/// What came of one try.
+enum Failure {
+    /// May pass; the server may say how long to wait.
+    Passing(String, Option<Duration>),
+    /// The answer lacks something: tried again a little.
+    Malformed(String),
+    Final(String),
+}
+
+/// Answers are cut off here: no 4-byte token fills it.
+const LONGEST_ANSWER: u64 = 64 << 20;
+/// As much of an error's body is read.
+const LONGEST_ERROR: u64 = 1 << 20;
+/// As much of it is shown.
+const SHOWN: usize = 400;
+/// Tries after the first for an answer that lacks something.
+const RETRIES_OF_MALFORMED: u32 = 2;
+/// The list of models is asked for no longer than this.
+const LIST_TIMEOUT: Duration = Duration::from_secs(15);
+/// A stop is looked for this often.
+const NAP: Duration = Duration::from_millis(50);
+
+impl Endpoint {
+    pub fn new(options: EndpointOptions) -> Endpoint {
+        let config = Agent::config_builder()
+            .http_status_as_error(false)
+            // A redirect would lose the body, and take the key elsewhere.
+            .max_redirects(0)
+            .max_redirects_will_error(false)
+            .max_idle_connections(options.concurrency)
+            .max_idle_connections_per_host(options.concurrency)
+            .timeout_global(Some(options.timeout))
+            .user_agent(concat!("lenaware/", env!("CARGO_PKG_VERSION")))
+            .build();
+        Endpoint {
+            options,
+            agent: config.new_agent(),
+        }
+    }
+
+    pub fn address(&self) -> &Address {
+        &self.options.address
+    }
+
+    /// Requests at once.
+    pub fn concurrency(&self) -> usize {
+        self.options.concurrency.max(1)
+    }
+
+    /// The name to ask for: `asked` where the server lists it or lists nothing, else the only
+    /// one it lists. `notice` is told of every wait for the server.
+    ///
+    /// # Errors
+    /// A server that cannot be reached or refuses the key, and a name it does not list; the
+    /// message has those it does.
+    pub fn model(&self, asked: Option<&str>, notice: &dyn Fn(&str)) -> Result<String> {
+        let listed = self.models(notice)?;
+        let some: Vec<String> = listed
+            .iter()
+            .take(10)
+            .map(|name| format!("`{}`", self.shown(name)))
+            .collect();
+        let more = if listed.len() > some.len() {
+            ", .."
+        } else {
+            ""
+        };
+        let choice = format!("{}{more}", some.join(", "));
+        let is = |asked: &str, name: &String| {
+            // Some list `models/NAME` and take NAME.
+            name == asked || name.strip_prefix("models/") == Some(asked)
+        };
+        match asked {
+            Some(asked) if listed.is_empty() || listed.iter().any(|n| is(asked, n)) => {
+                Ok(asked.to_string())
+            }
+            Some(asked) => Err(Error::Endpoint(format!(
+                "the server does not have the model `{asked}`: give --model one of {choice}"
+            ))),
+            None if listed.len() == 1 => Ok(listed[0].clone()),
+            None if listed.is_empty() => Err(Error::Usage(
+                "the server does not list its models: give its name with --model".into(),
+            )),
+            None => Err(Error::Usage(format!(
+                "the server has several models: give --model one of {choice}"
+            ))),
+        }
+    }
+
+    /// Names of the server's models; none where it has no list.
+    fn models(&self, notice: &dyn Fn(&str)) -> Result<Vec<String>> {
+        let url = self.options.address.of("models");
+        let attempt = || -> std::result::Result<Vec<String>, Failure> {
+            let mut request = self
+                .agent
+                .get(&url)
+                .config()
+                .timeout_global(Some(self.options.timeout.min(LIST_TIMEOUT)))
+                .build();
+            if let Some(key) = &self.options.key {
+                request = request.header(header::AUTHORIZATION, key.header());
+            }
+            let response = match request.call() {
+                Err(ureq::Error::Timeout(_)) => return Ok(Vec::new()),
+                other => other.map_err(|e| self.broken(e))?,
+            };
+            let status = response.status().as_u16();
+            if status == 401 || status == 403 {
+                return Err(self.refused(response));
+            }
+            let names = |body: Value| -> Vec<String> {
+                let entries = body["data"].as_array().into_iter().flatten();
+                let names = entries.filter_map(|entry| entry["id"].as_str());
+                names.map(str::to_string).collect()
+            };
+            let bytes = read(response, LONGEST_ERROR).unwrap_or_default();
+            let body = serde_json::from_slice(&bytes).ok();
+            Ok(body
+                .filter(|_| status == 200)
+                .map(names)
+                .unwrap_or_default())
+        };
+        self.persevere(&AtomicBool::new(false), notice, &attempt)
+            .map_err(|e| match e {
+                NoAnswer::Failed(why) => Error::Endpoint(why),
+                NoAnswer::Stopped => Error::Interrupted("stopped".into()),
+            })
+    }
+
+    /// Asks once, and again as often as it makes sense, until `stop` is set. `notice` is told
+    /// of every wait.
+    ///
+    /// # Errors
+    /// What cannot be had.
+    pub fn answer(
+        &self,
+        request: &ChatRequest,
+        stop: &AtomicBool,
+        notice: &(dyn Fn(&str) + Sync),
+    ) -> std::result::Result<Answer, NoAnswer> {
+        let url = self.options.address.of("chat/completions");
+        let body = serde_json::to_vec(request).unwrap_or_default();
+        let attempt = || {
+            let mut post = self
+                .agent
+                .post(&url)
+                .header(header::CONTENT_TYPE, "application/json")
+                .header(header::ACCEPT, "application/json");
+            if let Some(key) = &self.options.key {
+                post = post.header(header::AUTHORIZATION, key.header());
+            }
+            let response = post.send(&body[..]).map_err(|e| self.broken(e))?;
+            if response.status().as_u16() != 200 {
+                return Err(self.refused(response));
+            }
+            let bytes = read(response, LONGEST_ANSWER).map_err(|e| self.broken(e))?;
+            Answer::parse(&bytes).map_err(|e| match e {
+                Unusable::Malformed(what) => Failure::Malformed(self.shown(&what)),
+                Unusable::Failed(why) => Failure::Passing(self.shown(&why), None),
+                Unusable::Final(why) => Failure::Final(self.shown(&why)),
+            })
+        };
+        self.persevere(stop, notice, &attempt)
+    }
+
+    /// Tries until it works, fails for good, or `stop` is set.
+    fn persevere<T>(
+        &self,
+        stop: &AtomicBool,
+        notice: &dyn Fn(&str),
+        attempt: &dyn Fn() -> std::result::Result<T, Failure>,
+    ) -> std::result::Result<T, NoAnswer> {
+        let (mut failures, mut malformed) = (0, 0);
+        loop {
+            let (why, asked) = match attempt() {
+                Ok(value) => return Ok(value),
+                Err(Failure::Final(why)) => return Err(NoAnswer::Failed(why)),
+                Err(Failure::Malformed(what)) => {
+                    malformed += 1;
+                    if malformed > RETRIES_OF_MALFORMED.min(self.options.retries) {
+                        return Err(NoAnswer::Failed(format!(
+                            "the server's answer {what} ({malformed} tries): use a server whose \
+                             /chat/completions answers as OpenAI's does, with `choices` and \
+                             `usage`"
+                        )));
+                    }
+                    (format!("the answer {what}"), None)
+                }
+                Err(Failure::Passing(why, asked)) => {
+                    failures += 1;
+                    if failures > self.options.retries {
+                        return Err(NoAnswer::Failed(format!("{why} ({failures} tries)")));
+                    }
+                    if asked.is_some_and(|asked| asked > retry::PATIENCE) {
+                        return Err(NoAnswer::Failed(format!(
+                            "{why}, and the server asks to wait longer than {} minutes",
+                            retry::PATIENCE.as_secs() / 60
+                        )));
+                    }
+                    (why, asked)
+                }
+            };
+            let wait = retry::wait(failures + malformed, asked);
+            notice(&format!(
+                "{why}; trying again in {:.1} s",
+                wait.as_secs_f64()
+            ));
+            let begun = Instant::now();
+            while begun.elapsed() < wait {
+                if stop.load(Ordering::Relaxed) {
+                    return Err(NoAnswer::Stopped);
+                }
+                std::thread::sleep(NAP.min(wait.saturating_sub(begun.elapsed())));
+            }
+        }
+    }
+
+    /// A request that no answer came to.
+    fn broken(&self, error: ureq::Error) -> Failure {
+        let origin = self.options.address.origin();
+        match error {
+            ureq::Error::Timeout(_) => Failure::Passing(
+                format!(
+                    "{origin} did not answer within {} s (--timeout)",
+                    self.options.timeout.as_secs_f64()
+                ),
+                None,
+            ),
+            ureq::Error::BodyExceedsLimit(limit) => {
+                Failure::Malformed(format!("is longer than {limit} bytes"))
+            }
+            error @ (ureq::Error::Tls(_)
+            | ureq::Error::Rustls(_)
+            | ureq::Error::Pem(_)
+            | ureq::Error::TlsRequired
+            | ureq::Error::Http(_)
+            | ureq::Error::BadUri(_)
+            | ureq::Error::InvalidProxyUrl) => {
+                Failure::Final(self.shown(&format!("{origin} cannot be asked: {error}")))
+            }
+            error => Failure::Passing(
+                self.shown(&format!("{origin} cannot be reached: {error}")),
+                None,
+            ),
+        }
+    }
+
+    /// An answer of another status than 200.
+    fn refused(&self, response: Response<ureq::Body>) -> Failure {
+        let status = response.status();
+        let after = response
+            .headers()
+            .get(header::RETRY_AFTER)
+            .and_then(|value| value.to_str().ok())
+            .and_then(|value| retry::retry_after(value, jiff::Timestamp::now()));
+        let bytes = read(response, LONGEST_ERROR).unwrap_or_default();
+        let said = match serde_json::from_slice::<Value>(&bytes) {
+            Ok(body) => error_message(&body)
+                .or_else(|| body["message"].as_str().map(str::to_string))
+                .or_else(|| (!body["detail"].is_null()).then(|| body["detail"].to_string()))
+                .unwrap_or_else(|| body.to_string()),
+            Err(_) => String::from_utf8_lossy(&bytes).into_owned(),
+        };
+        let said = self.shown(&said);
+        let what = match said.is_empty() {
+            true => format!("the server answered {status}"),
+            false => format!("the server answered {status}: {said}"),
+        };
+        match status.as_u16() {
+            408 | 425 | 429 | 500..=599 => Failure::Passing(what, after),
+            401 | 403 => Failure::Final(match &self.options.key {
+                Some(_) => format!("{what} (is the API key the right one for this server?)"),
+                None => format!(
+                    "{what} (no API key was sent: put it into {DEFAULT_VARIABLE}, or name a \
+                     variable with --api-key-env)"
+                ),
+            }),
+            404 => Failure::Final(format!(
+                "{what} (asked for {}: check --endpoint and --model)",
+                self.options.address.of("chat/completions")
+            )),
+            _ => Failure::Final(what),
+        }
+    }
+
+    /// What a server said, fit for a message: one line, bounded, without the key.
+    fn shown(&self, text: &str) -> String {
+        let text = match &self.options.key {
+            Some(key) => key.redact(text),
+            None => text.to_string(),
+        };
+        let plain: String = text
+            .chars()
+            .map(|c| if c.is_control() { ' ' } else { c })
+            .collect();
+        let words: Vec<&str> = plain.split_whitespace().collect();
+        let line = words.join(" ");
+        match line.char_indices().nth(SHOWN) {
+            Some((end, _)) => format!("{}..", &line[..end]),
+            None => line,
+        }
+    }
+}
+
+fn read(response: Response<ureq::Body>, limit: u64) -> std::result::Result<Vec<u8>, ureq::Error> {
+    response
+        .into_body()
+        .into_with_config()
+        .limit(limit)
+        .read_to_vec()
+}
