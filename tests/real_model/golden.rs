@@ -6,7 +6,6 @@ use lenaware::engine::{Batching, Engine, Request};
 use lenaware::kernel::Team;
 use lenaware::lora::peft;
 use lenaware::model::Checkpoint;
-use lenaware::model::kv_cache::KvCache;
 use lenaware::model::llama::{Chunk, Workspace};
 use lenaware::train::llama::TrainableLlama;
 use lenaware::train::{Example, TrainConfig, Training};
@@ -39,7 +38,7 @@ fn prompts_logits_and_greedy_tokens_match_transformers() {
     for row in &golden {
         let prompt = chat.prompt(row["instruction"].as_str().unwrap()).unwrap();
         assert_eq!(prompt, ids(&row["prompt_ids"]));
-        let mut cache = KvCache::new(chat.config(), 1, prompt.len()).unwrap();
+        let mut cache = chat.llama().new_cache(1, prompt.len()).unwrap();
         let mut workspace = Workspace::default();
         let chunk = Chunk {
             slot: 0,
@@ -156,7 +155,7 @@ fn ten_lora_steps_match_peft() {
             .iter()
             .zip(run["top_logits_after_10_steps"].as_array().unwrap())
         {
-            let mut cache = KvCache::new(llama.config(), 1, 128).unwrap();
+            let mut cache = llama.new_cache(1, 128).unwrap();
             let mut workspace = Workspace::default();
             let chunk = Chunk {
                 slot: 0,
