@@ -13,7 +13,7 @@
 //!                    └───▶ execute (live │ replay) ◀── schedule ──┘
 //! ```
 //!
-//! * [`instruction`] reads instruction sets; [`dataset`] turns them into length datasets by
+//! * [`table`] streams the rows of others' files; [`instruction`] reads instruction sets; [`dataset`] turns them into length datasets by
 //!   sampling [`model`] through [`engine`], and reads, imports and stores those datasets.
 //! * [`train`] and [`lora`] tune adapters; [`predictor`] holds everything that foresees lengths.
 //! * [`schedule`] is pure: predictions in, micro-batches out. [`execute`] runs micro-batches on
@@ -38,6 +38,7 @@ pub mod predictor;
 pub mod provenance;
 pub mod report;
 pub mod schedule;
+pub mod table;
 pub mod train;
 
 pub use error::{Error, Result};

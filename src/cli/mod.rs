@@ -3,6 +3,7 @@
 
 mod ablate;
 mod build_dataset;
+mod describe;
 mod doctor;
 mod evaluate;
 mod finetune;
@@ -66,6 +67,7 @@ enum Command {
     BuildDataset(build_dataset::Arguments),
     Import(import::Arguments),
     Finetune(finetune::Arguments),
+    Describe(describe::Arguments),
     Evaluate(evaluate::Arguments),
     Predict(predict::Arguments),
     Profile(profile::Arguments),
@@ -107,6 +109,7 @@ fn run(cli: &Cli) -> Result<()> {
         Command::BuildDataset(arguments) => build_dataset::run(global, arguments),
         Command::Import(arguments) => import::run(global, arguments),
         Command::Finetune(arguments) => finetune::run(global, arguments),
+        Command::Describe(arguments) => describe::run(global, arguments),
         Command::Evaluate(arguments) => evaluate::run(global, arguments),
         Command::Predict(arguments) => predict::run(global, arguments),
         Command::Profile(arguments) => profile::run(global, arguments),

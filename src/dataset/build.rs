@@ -16,7 +16,7 @@ use crate::model::tokenizer::TextTokenizer;
 
 use super::plan::{Plan, PlannedSample, instructions_sha256};
 use super::store::{DATASET, Opened, Store, StoredSample};
-use super::{LengthDataset, Provenance, Sample};
+use super::{Known, LengthDataset, Provenance, Sample};
 
 /// How the file is made durable while sampling.
 const SYNC_EVERY: Duration = Duration::from_secs(2);
@@ -136,6 +136,7 @@ pub fn build(
                 response_tokens: stored.response_tokens,
                 finish_reason: stored.finish_reason,
                 response: Some(stored.response),
+                arrival_s: None,
             })
         })
         .collect();
@@ -145,6 +146,8 @@ pub fn build(
             model_sha256: Some(plan.model_sha256.clone()),
             template_sha256: Some(plan.template_sha256.clone()),
             max_new_tokens: plan.max_new_tokens,
+            finish_reasons: Known::Recorded,
+            temperatures: Known::Recorded,
             tool_version: env!("CARGO_PKG_VERSION").into(),
             git_commit: crate::provenance::git_commit(),
         },

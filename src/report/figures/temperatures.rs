@@ -1,0 +1,255 @@
+//! The histogram of response lengths, temperature by temperature (Figure 2a of the paper).
+
+use std::path::Path;
+
+use crate::error::Result;
+use crate::evaluate::statistics::quantile_of_sorted;
+use crate::report::axes::{Axis, Frame, round_step};
+use crate::report::canvas::{Anchor, Canvas};
+use crate::report::style::{
+    BLUE, Color, GREEN, MUTED, ORANGE, PURPLE, SKY, SMALL, VERMILLION, WIDTH, draw, need_data,
+};
+use crate::report::wording::{grouped, number};
+
+/// Lengths under one temperature (`None` where unknown), and which of them were cut off.
+pub type TemperatureLengths = (Option<f32>, Vec<(u32, bool)>);
+
+/// More lines than this cannot be told apart: the temperatures are then drawn as one.
+const MOST_LINES: usize = 6;
+
+/// Histogram of response lengths, an outline a temperature. Responses that were cut off stand
+/// apart, as bars of their own, because their true lengths are unknown. A long tail (beyond
+/// half as much again as the 99.5 % quantile) is left off the scale, and the figure says so.
+pub fn lengths_by_temperature(
+    stem: &Path,
+    groups: &[TemperatureLengths],
+    limit: Option<u32>,
+) -> Result<()> {
+    let present = groups.iter().any(|group| !group.1.is_empty());
+    need_data(present, "length histogram")?;
+    draw(stem, (WIDTH, 760.0), |canvas| {
+        histogram(canvas, groups, limit);
+    })
+}
+
+/// One outline: what the bins hold, as shares in percent.
+struct Outline {
+    color: Color,
+    meaning: String,
+    shares: Vec<f64>,
+    cut: f64,
+}
+
+pub(super) fn histogram(canvas: &mut Canvas, groups: &[TemperatureLengths], limit: Option<u32>) {
+    let pooled: Vec<TemperatureLengths>;
+    let many = groups.len() > MOST_LINES;
+    let groups = if many {
+        let all = groups.iter().flat_map(|g| g.1.iter().copied()).collect();
+        pooled = vec![(None, all)];
+        &pooled
+    } else {
+        groups
+    };
+    let mut finished: Vec<f64> = groups
+        .iter()
+        .flat_map(|g| &g.1)
+        .filter(|(_, cut)| !cut)
+        .map(|&(length, _)| f64::from(length))
+        .collect();
+    finished.sort_unstable_by(f64::total_cmp);
+    let count: usize = groups.iter().map(|g| g.1.len()).sum();
+    let any_cut = finished.len() < count;
+    let longest = finished.last().copied().unwrap_or(1.0);
+    let bulk = quantile_of_sorted(&finished, 0.995);
+    let reach = match bulk * 1.5 < longest {
+        true => bulk,
+        false => longest,
+    };
+    // Where many were cut off the scale ends at the limit, so that the gap before it is seen.
+    let reach = match limit {
+        Some(limit) if any_cut && f64::from(limit) < 1.2 * reach => f64::from(limit),
+        _ => reach + 1.0,
+    };
+    let wanted = if groups.len() == 1 { 40.0 } else { 26.0 };
+    let width = round_step(reach / wanted).max(1.0);
+    let bins = (reach / width).ceil().max(1.0) as usize;
+    let end = bins as f64 * width;
+    let outlines = outlines(groups, width, bins);
+
+    let beyond = finished.iter().rev().take_while(|&&l| l >= end).count();
+    let mut subtitle = format!("{} responses", grouped(count as f64, 0));
+    match limit {
+        Some(limit) => subtitle.push_str(&format!(
+            ", limited to {} tokens",
+            grouped(f64::from(limit), 0)
+        )),
+        None if !any_cut => subtitle.push_str("; whether some were cut off is not recorded"),
+        None => {}
+    }
+    if many {
+        subtitle.push_str("; all temperatures together");
+    }
+    if beyond > 0 {
+        subtitle.push_str(&format!(
+            "; the longest {} (up to {} tokens) are off the scale",
+            grouped(beyond as f64, 0),
+            grouped(longest, 0)
+        ));
+    }
+    let title = match groups.len() {
+        1 => "Response lengths",
+        _ => "Response lengths by temperature",
+    };
+    let mut top = canvas.header(title, &subtitle);
+    let entries: Vec<(Color, &str)> = outlines
+        .iter()
+        .map(|o| (o.color, o.meaning.as_str()))
+        .collect();
+    top = canvas.legend(top, &entries);
+
+    let tallest = outlines
+        .iter()
+        .flat_map(|o| &o.shares)
+        .copied()
+        .fold(0.0, f64::max);
+    let most_cut = outlines.iter().map(|o| o.cut).fold(0.0, f64::max);
+    // The cut ones may dwarf the rest; their bars are then broken, and the legend has the
+    // numbers.
+    let highest = match tallest > 0.0 {
+        true => tallest.max(most_cut.min(tallest * 1.25)),
+        false => most_cut,
+    };
+    // A gap, then the bars of the cut ones, two bins each in a drawing of 26.
+    let each = end * 2.0 / 26.0 / outlines.len() as f64 * (outlines.len() as f64).sqrt();
+    let cut_from = end + end / 26.0;
+    let cut_to = cut_from + each * outlines.len() as f64;
+    let high = match any_cut {
+        true => cut_to + end / 52.0,
+        false => end,
+    };
+    let mut x = Axis::exact(0.0, high, 8, "response length (tokens)");
+    x.ticks.retain(|(value, _)| *value <= end);
+    if any_cut {
+        let middle = (cut_from + cut_to) / 2.0;
+        x.ticks.retain(|(value, _)| middle - value > 0.1 * high);
+        x.ticks.push((middle, "cut off".into()));
+    }
+    let per_bin = format!(
+        "share of responses (%), per {} tokens",
+        grouped(width, usize::from(width.fract() != 0.0))
+    );
+    let frame = Frame::draw(
+        canvas,
+        top,
+        (0.0, 0.0),
+        x,
+        Axis::from_zero(highest, 4, per_bin),
+    );
+    for outline in &outlines {
+        match outlines.len() {
+            1 => bars(canvas, &frame, outline, width),
+            _ => steps(canvas, &frame, outline, width),
+        }
+    }
+    let bars = outlines.iter().enumerate().filter(|(_, o)| o.cut > 0.0);
+    for (place, outline) in bars {
+        let from = frame.px(cut_from + place as f64 * each) + 1.0;
+        let to = frame.px(cut_from + (place + 1) as f64 * each) - 1.0;
+        let shown = outline.cut.min(frame.y.high);
+        let color = match outlines.len() {
+            1 => VERMILLION,
+            _ => outline.color,
+        };
+        canvas.rect((from, frame.py(shown)), (to, frame.bottom), color, 1.0);
+        if shown < outline.cut {
+            let y = frame.py(shown * 0.9);
+            let slash = vec![
+                (from - 3.0, y + 6.0),
+                (to + 3.0, y - 6.0),
+                (to + 3.0, y + 2.0),
+                (from - 3.0, y + 14.0),
+            ];
+            canvas.polygon(slash, crate::report::style::PAPER, 1.0);
+        }
+    }
+    if any_cut && most_cut > frame.y.high {
+        let at = (frame.px((cut_from + cut_to) / 2.0), frame.top - 14.0);
+        let most = format!("up to {} %", number(most_cut));
+        let half = crate::report::canvas::text_width(&most, SMALL) / 2.0;
+        let x =
+            at.0.min(canvas.width() - crate::report::style::MARGIN - half);
+        canvas.text((x, at.1), most, SMALL, MUTED, Anchor::Middle);
+    }
+}
+
+fn outlines(groups: &[TemperatureLengths], width: f64, bins: usize) -> Vec<Outline> {
+    const COLORS: [Color; MOST_LINES] = [BLUE, ORANGE, GREEN, VERMILLION, PURPLE, SKY];
+    let outline = |(place, (temperature, lengths)): (usize, &TemperatureLengths)| {
+        let count = lengths.len() as f64;
+        let mut held = vec![0usize; bins];
+        let mut cut = 0;
+        let mut sorted: Vec<f64> = Vec::with_capacity(lengths.len());
+        let mut cut_from = f64::INFINITY;
+        for &(length, is_cut) in lengths {
+            let length = f64::from(length);
+            sorted.push(length);
+            if is_cut {
+                cut += 1;
+                cut_from = cut_from.min(length);
+            } else if let Some(bin) = held.get_mut((length / width) as usize) {
+                *bin += 1;
+            }
+        }
+        sorted.sort_unstable_by(f64::total_cmp);
+        let percent = |n: usize| 100.0 * n as f64 / count;
+        let median = quantile_of_sorted(&sorted, 0.5);
+        let least = if median >= cut_from { "≥ " } else { "" };
+        let mut meaning = format!(
+            "median {least}{}",
+            grouped(median, usize::from(median.fract() != 0.0))
+        );
+        if cut > 0 {
+            meaning.push_str(&format!(", {} % cut off", number(percent(cut))));
+        }
+        if let (Some(temperature), true) = (temperature, groups.len() > 1) {
+            meaning = format!("temperature {temperature}: {meaning}");
+        }
+        Outline {
+            color: if groups.len() == 1 {
+                SKY
+            } else {
+                COLORS[place]
+            },
+            meaning,
+            shares: held.into_iter().map(percent).collect(),
+            cut: percent(cut),
+        }
+    };
+    let there = groups.iter().filter(|group| !group.1.is_empty());
+    there.enumerate().map(outline).collect()
+}
+
+fn bars(canvas: &mut Canvas, frame: &Frame, outline: &Outline, width: f64) {
+    for (bin, &share) in outline.shares.iter().enumerate() {
+        let from = frame.px(bin as f64 * width) + 1.0;
+        let to = frame.px((bin + 1) as f64 * width) - 1.0;
+        canvas.rect(
+            (from, frame.py(share)),
+            (to, frame.bottom),
+            outline.color,
+            1.0,
+        );
+    }
+}
+
+fn steps(canvas: &mut Canvas, frame: &Frame, outline: &Outline, width: f64) {
+    let mut points = vec![(frame.left, frame.bottom)];
+    for (bin, &share) in outline.shares.iter().enumerate() {
+        let y = frame.py(share);
+        points.push((frame.px(bin as f64 * width), y));
+        points.push((frame.px((bin + 1) as f64 * width), y));
+    }
+    let end = frame.px(outline.shares.len() as f64 * width);
+    points.push((end, frame.bottom));
+    canvas.polyline(points, outline.color, 1.0, 4.0);
+}
