@@ -28,9 +28,12 @@ pub struct Arguments {
     /// smollm2-135m, hub:org/name[@revision], a model's directory or a .gguf file
     #[arg(long, default_value = "smollm2-135m")]
     model: String,
-    /// Instructions: .jsonl with `text`, or Alpaca or FastChat .json [default: the project's own]
+    /// Instructions: .jsonl with `text`, Alpaca or FastChat .json, .csv, .parquet, .txt (one a
+    /// line) or hub:org/name[@revision][:file] [default: the project's own]
     #[arg(long, value_name = "FILE")]
     instructions: Option<PathBuf>,
+    #[command(flatten, next_help_heading = "Columns of --instructions")]
+    columns: instruction::Columns,
     /// Only instructions of this split: train, validation or test
     #[arg(long)]
     split: Option<String>,
@@ -57,7 +60,7 @@ pub struct Arguments {
 }
 
 pub fn run(global: &Global, arguments: &Arguments) -> Result<()> {
-    let instructions = instructions(arguments)?;
+    let instructions = instructions(global, arguments)?;
     let files = resolve(&arguments.model, global.shows_progress(), global.offline)?;
     progress::detail_model(global, &files);
     let chat = ChatModel::load(&files, global.team())?;
@@ -139,9 +142,12 @@ pub fn sample(
     built
 }
 
-fn instructions(arguments: &Arguments) -> Result<Vec<Instruction>> {
+fn instructions(global: &Global, arguments: &Arguments) -> Result<Vec<Instruction>> {
     let mut instructions = match &arguments.instructions {
-        Some(path) => instruction::read(path)?,
+        Some(path) => {
+            let (columns, progress) = (&arguments.columns, global.shows_progress());
+            instruction::read_source(path, columns, progress, global.offline)?
+        }
         None => instruction::embedded(),
     };
     if let Some(name) = &arguments.split {

@@ -144,7 +144,7 @@ fn print(dataset: &Path, d: &Description) {
         };
         row(name, &g.lengths)
     }));
-    println!("\n{}", text_table(&headers, &rows));
+    print!("\n{}", text_table(&headers, &rows));
     if d.by_category.len() > SHOWN_CATEGORIES {
         let more = d.by_category.len() - SHOWN_CATEGORIES;
         println!("and {} smaller categories (--json has them)", count(more));

@@ -18,6 +18,11 @@ use crate::error::{Error, Result};
 use super::source::{directory_weights, one_line};
 use super::wheel::bar;
 
+#[path = "hub_dataset.rs"]
+mod dataset;
+
+pub use dataset::hub_dataset;
+
 /// How long the hub may take to answer at all.
 const ANSWER: Duration = Duration::from_secs(15);
 /// How long a download may stand still.

@@ -3,11 +3,12 @@
 
 use std::borrow::Cow;
 use std::fs::File;
+use std::io::{BufReader, Read};
 use std::path::Path;
 
 use csv::{ByteRecord, ErrorKind, ReaderBuilder};
 
-use super::{Cell, Each, Format, Place, Wanted};
+use super::{Cell, Each, Place, Wanted};
 use crate::error::{Error, Result};
 
 pub(super) fn read(path: &Path, wanted: &[Wanted], each: &mut Each<'_>) -> Result<()> {
@@ -43,10 +44,7 @@ pub(super) fn read(path: &Path, wanted: &[Wanted], each: &mut Each<'_>) -> Resul
         .read_byte_record(&mut record)
         .map_err(|e| failed(path, e))?
     {
-        let place = Place {
-            format: Format::Csv,
-            number: record.position().map_or(0, |p| p.line()),
-        };
+        let place = Place::Byte(record.position().map_or(0, |p| p.byte()));
         let cells = columns
             .iter()
             .zip(wanted)
@@ -88,14 +86,31 @@ fn failed(path: &Path, error: csv::Error) -> Error {
             pos,
             expected_len,
             len,
-        } => Error::malformed(
+        } => Place::Byte(pos.map_or(0, |p| p.byte())).wrong(
             path,
             format!(
-                "line {}: {len} fields where the header has {expected_len}: is a comma unquoted, \
-                 or a quote left open?",
-                pos.map_or(0, |p| p.line())
+                "{len} fields where the header has {expected_len}: is a comma unquoted, or a quote \
+                 left open?"
             ),
         ),
         kind => Error::malformed(path, format!("is not readable as CSV: {kind:?}")),
     }
+}
+
+/// The line, from 1, of the row that follows the byte, line ends and empty lines passed over.
+/// 0 where the file cannot be read again.
+pub(super) fn line_after(path: &Path, byte: u64) -> u64 {
+    let Ok(file) = File::open(path) else {
+        return 0;
+    };
+    let mut line = 1;
+    for (at, read) in BufReader::with_capacity(1 << 20, file).bytes().enumerate() {
+        match read {
+            Ok(b'\n') => line += 1,
+            Ok(b'\r') => {}
+            Ok(_) if (at as u64) < byte => {}
+            _ => break,
+        }
+    }
+    line
 }

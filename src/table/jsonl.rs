@@ -10,7 +10,7 @@ use std::path::Path;
 use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::Value;
 
-use super::{Cell, Each, Format, Place, Wanted};
+use super::{Cell, Each, Place, Wanted};
 use crate::error::{Error, Result};
 
 /// A longer line is no row of a table, and is not read into memory.
@@ -31,10 +31,7 @@ pub(super) fn read(path: &Path, wanted: &[Wanted], each: &mut Each<'_>) -> Resul
         if read == 0 {
             break;
         }
-        let place = Place {
-            format: Format::JsonLines,
-            number,
-        };
+        let place = Place::Line(number);
         if read as u64 == LONGEST_LINE {
             return Err(place.wrong(path, "is longer than 64 MiB: give one object a line"));
         }
@@ -51,7 +48,7 @@ pub(super) fn read(path: &Path, wanted: &[Wanted], each: &mut Each<'_>) -> Resul
         let cells = Row(wanted)
             .deserialize(&mut parser)
             .and_then(|cells| parser.end().map(|()| cells))
-            .map_err(|e| Error::malformed(path, format!("{place} is not a JSON row: {e}")))?;
+            .map_err(|e| place.wrong(path, format!("is not a JSON row: {e}")))?;
         for (seen, cell) in seen.iter_mut().zip(&cells) {
             *seen |= cell.is_some();
         }

@@ -31,14 +31,6 @@ impl Format {
             _ => None,
         }
     }
-
-    /// What a row is called in messages, and the number of the first.
-    fn row(self) -> &'static str {
-        match self {
-            Format::Parquet => "row",
-            _ => "line",
-        }
-    }
 }
 
 /// One value of a row.
@@ -108,22 +100,29 @@ impl Wanted {
 
 /// The place of a row, for messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Place {
-    pub format: Format,
-    /// From 1: the line of a text file (of the row's start), the row of a Parquet file.
-    pub number: u64,
-}
-
-impl std::fmt::Display for Place {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} {}", self.format.row(), self.number)
-    }
+pub enum Place {
+    /// A CSV row: the byte after the last row. Its line is looked up when it is asked for,
+    /// since fields may hold line ends.
+    Byte(u64),
+    /// A line of text, from 1.
+    Line(u64),
+    /// A row of a Parquet file, from 1.
+    Row(u64),
 }
 
 impl Place {
+    /// How the place is called in messages about `path`: `line 7`.
+    pub fn name(&self, path: &Path) -> String {
+        match self {
+            Place::Byte(byte) => format!("line {}", csv::line_after(path, *byte)),
+            Place::Line(number) => format!("line {number}"),
+            Place::Row(number) => format!("row {number}"),
+        }
+    }
+
     /// An error in this row of `path`.
     pub fn wrong(&self, path: &Path, what: impl std::fmt::Display) -> Error {
-        Error::malformed(path, format!("{self}: {what}"))
+        Error::malformed(path, format!("{}: {what}", self.name(path)))
     }
 }
 

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use polars::io::mmap::MmapBytesReader;
 use polars::prelude::*;
 
-use super::{Cell, Each, Format, Place, Wanted};
+use super::{Cell, Each, Place, Wanted};
 use crate::error::{Error, Result};
 
 /// Rows that are in memory at once.
@@ -199,10 +199,7 @@ pub(super) fn read(path: &Path, wanted: &[Wanted], each: &mut Each<'_>) -> Resul
             })
             .collect::<Result<Vec<Values>>>()?;
         for row in 0..frame.height() {
-            let place = Place {
-                format: Format::Parquet,
-                number: (begin + row) as u64 + 1,
-            };
+            let place = Place::Row((begin + row) as u64 + 1);
             let cells: Vec<Cell<'_>> = columns.iter().map(|values| values.cell(row)).collect();
             each(place, &cells)?;
         }

@@ -11,7 +11,7 @@ fn wanted(names: &[&str]) -> Vec<Wanted> {
         .collect()
 }
 
-fn rows(name: &str, bytes: &[u8], names: &[&str]) -> Result<Vec<(u64, Vec<Option<String>>)>> {
+fn rows(name: &str, bytes: &[u8], names: &[&str]) -> Result<Vec<(String, Vec<Option<String>>)>> {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join(name);
     std::fs::write(&path, bytes).unwrap();
@@ -19,7 +19,7 @@ fn rows(name: &str, bytes: &[u8], names: &[&str]) -> Result<Vec<(u64, Vec<Option
     let format = Format::of(&path).unwrap();
     read(&path, format, &wanted(names), &mut |place, cells| {
         let texts = cells.iter().map(|c| c.text().map(|t| t.into_owned()));
-        rows.push((place.number, texts.collect()));
+        rows.push((place.name(&path), texts.collect()));
         Ok(())
     })?;
     Ok(rows)
@@ -39,7 +39,10 @@ fn csv_with_everything_that_csv_may_have() {
     assert_eq!(texts(&rows[0].1), ["3", "x, \"y\"\r\nz", "1"]);
     assert_eq!(texts(&rows[1].1), ["-", "2", "-"]);
     // The second record begins on the fifth line: a field spans two, and one is empty.
-    assert_eq!((rows[0].0, rows[1].0), (2, 5));
+    assert_eq!(
+        (rows[0].0.as_str(), rows[1].0.as_str()),
+        ("line 2", "line 5")
+    );
 }
 
 #[test]
@@ -48,7 +51,10 @@ fn json_lines_keep_only_what_is_wanted() {
         "\u{feff}{\"a\": 1, \"x\": [1, {\"b\": 2}], \"b\": \"t\\n\"}\r\n\n{\"b\":null,\"a\":2.5}";
     let rows = rows("t.jsonl", bytes.as_bytes(), &["a", "b"]).unwrap();
     assert_eq!(texts(&rows[0].1), ["1", "t\n"]);
-    assert_eq!((rows[1].0, texts(&rows[1].1)), (3, vec!["2.5", "-"]));
+    assert_eq!(
+        (rows[1].0.as_str(), texts(&rows[1].1)),
+        ("line 3", vec!["2.5", "-"])
+    );
 }
 
 #[test]
@@ -101,7 +107,10 @@ fn parquet_of_other_tools_is_read_by_type() {
     let rows = rows("t.parquet", &bytes, &["t", "n", "x"]).unwrap();
     assert_eq!(texts(&rows[0].1), ["a", "1", "0.5"]);
     assert_eq!(texts(&rows[1].1), ["-", "-", "1.5"]);
-    assert_eq!((rows[2].0, texts(&rows[2].1)), (3, vec!["c", "3", "2.5"]));
+    assert_eq!(
+        (rows[2].0.as_str(), texts(&rows[2].1)),
+        ("row 3", vec!["c", "3", "2.5"])
+    );
     let message = self::rows("t.parquet", &bytes, &["y"])
         .unwrap_err()
         .to_string();

@@ -51,7 +51,7 @@ mod tests {
         assert!(is_looping(&format!("Well: {}I am a", sentence.repeat(3))));
         assert!(is_looping(&"=".repeat(60)));
         assert!(is_looping(&"終わり。".repeat(15)));
-        assert!(is_looping(&format!("x{}\n\n", "ab ".repeat(20))));
+        assert!(is_looping(&format!("x{}\n\n", "ab ".repeat(21))));
         let long = "words that go on ".repeat(20) + "and an end. ";
         assert!(is_looping(&long.repeat(5)));
     }

@@ -70,20 +70,21 @@ pub fn finish_reason(name: &str, cell: &Cell<'_>) -> Result<FinishReason, String
 /// A point in time in nanoseconds: since 1970 for a date and time (UTC where it names no
 /// zone), since whatever the trace counts from for a number in `unit`.
 pub fn arrival(name: &str, cell: &Cell<'_>, unit: ArrivalUnit) -> Result<Option<i128>, String> {
-    let seconds_to_nanos = |n: f64| n * unit.seconds() * 1e9;
-    match cell {
+    let nanos = unit.nanoseconds();
+    let whole = match cell {
         Cell::Empty => return Ok(None),
-        Cell::Integer(n) => {
-            let nanos = (unit.seconds() * 1e9).round() as i128;
-            return Ok(Some(i128::from(*n) * nanos.max(1)));
-        }
-        _ => {}
+        Cell::Integer(n) => Some(*n),
+        Cell::Text(text) => text.trim().parse().ok(),
+        Cell::Float(_) => None,
+    };
+    if let Some(n) = whole {
+        return Ok(Some(i128::from(n) * i128::from(nanos)));
     }
     if let Some(n) = cell.number() {
-        // A quarter of a millennium either way.
-        let nanos = seconds_to_nanos(n);
-        return match nanos.abs() < 8e18 {
-            true => Ok(Some(nanos.round() as i128)),
+        // Whole and fraction apart keep what a float since 1970 knows of the fraction.
+        let fraction = (n.fract() * nanos as f64).round() as i128;
+        return match n.abs() < i64::MAX as f64 {
+            true => Ok(Some(n.trunc() as i128 * i128::from(nanos) + fraction)),
             false => Err(format!("`{name}` is {}, no point in time", shown(cell))),
         };
     }

@@ -24,12 +24,12 @@ pub enum ArrivalUnit {
 }
 
 impl ArrivalUnit {
-    pub fn seconds(self) -> f64 {
+    pub fn nanoseconds(self) -> u32 {
         match self {
-            ArrivalUnit::Seconds => 1.0,
-            ArrivalUnit::Milliseconds => 1e-3,
-            ArrivalUnit::Microseconds => 1e-6,
-            ArrivalUnit::Nanoseconds => 1e-9,
+            ArrivalUnit::Seconds => 1_000_000_000,
+            ArrivalUnit::Milliseconds => 1_000_000,
+            ArrivalUnit::Microseconds => 1_000,
+            ArrivalUnit::Nanoseconds => 1,
         }
     }
 }

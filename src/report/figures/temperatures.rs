@@ -7,9 +7,10 @@ use crate::evaluate::statistics::quantile_of_sorted;
 use crate::report::axes::{Axis, Frame, round_step};
 use crate::report::canvas::{Anchor, Canvas};
 use crate::report::style::{
-    BLUE, Color, GREEN, MUTED, ORANGE, PURPLE, SKY, SMALL, VERMILLION, WIDTH, draw, need_data,
+    BLUE, Color, GREEN, MUTED, ORANGE, PAPER, PURPLE, SKY, SMALL, VERMILLION, WIDTH, draw,
+    need_data,
 };
-use crate::report::wording::{grouped, number};
+use crate::report::wording::{grouped, share};
 
 /// Lengths under one temperature (`None` where unknown), and which of them were cut off.
 pub type TemperatureLengths = (Option<f32>, Vec<(u32, bool)>);
@@ -59,7 +60,8 @@ pub(super) fn histogram(canvas: &mut Canvas, groups: &[TemperatureLengths], limi
     finished.sort_unstable_by(f64::total_cmp);
     let count: usize = groups.iter().map(|g| g.1.len()).sum();
     let any_cut = finished.len() < count;
-    let longest = finished.last().copied().unwrap_or(1.0);
+    let none = f64::from(limit.unwrap_or(1));
+    let longest = finished.last().copied().unwrap_or(none);
     let bulk = quantile_of_sorted(&finished, 0.995);
     let reach = match bulk * 1.5 < longest {
         true => bulk,
@@ -119,29 +121,32 @@ pub(super) fn histogram(canvas: &mut Canvas, groups: &[TemperatureLengths], limi
         true => tallest.max(most_cut.min(tallest * 1.25)),
         false => most_cut,
     };
-    // A gap, then the bars of the cut ones, two bins each in a drawing of 26.
-    let each = end * 2.0 / 26.0 / outlines.len() as f64 * (outlines.len() as f64).sqrt();
-    let cut_from = end + end / 26.0;
-    let cut_to = cut_from + each * outlines.len() as f64;
-    let high = match any_cut {
-        true => cut_to + end / 52.0,
-        false => end,
+    // A gap, then the bars of the cut ones, each as wide as its number above it needs.
+    const ROOM: f64 = 1060.0;
+    let each = 56.0;
+    let cut_room = if any_cut {
+        (each * outlines.len() as f64).max(150.0)
+    } else {
+        0.0
     };
+    let gap = if any_cut { 30.0 } else { 0.0 };
+    let unit = end / (ROOM - cut_room - 2.0 * gap);
+    let high = end + (cut_room + 2.0 * gap) * unit;
+    let middle = end + (gap + cut_room / 2.0) * unit;
+    let cut_from = middle - each * unit * outlines.len() as f64 / 2.0;
     let mut x = Axis::exact(0.0, high, 8, "response length (tokens)");
-    x.ticks.retain(|(value, _)| *value <= end);
-    if any_cut {
-        let middle = (cut_from + cut_to) / 2.0;
-        x.ticks.retain(|(value, _)| middle - value > 0.1 * high);
-        x.ticks.push((middle, "cut off".into()));
-    }
+    // The last tick's label must not reach the one of the cut ones.
+    let last = if any_cut { end - 0.02 * high } else { end };
+    x.ticks.retain(|(value, _)| *value <= last);
     let per_bin = format!(
         "share of responses (%), per {} tokens",
         grouped(width, usize::from(width.fract() != 0.0))
     );
+    let strip = if any_cut { 24.0 } else { 0.0 };
     let frame = Frame::draw(
         canvas,
         top,
-        (0.0, 0.0),
+        (strip, 0.0),
         x,
         Axis::from_zero(highest, 4, per_bin),
     );
@@ -151,34 +156,34 @@ pub(super) fn histogram(canvas: &mut Canvas, groups: &[TemperatureLengths], limi
             _ => steps(canvas, &frame, outline, width),
         }
     }
+    if any_cut {
+        let below = (frame.px(middle), frame.bottom + 34.0);
+        canvas.text(below, "cut off (%)", SMALL, MUTED, Anchor::Middle);
+    }
     let bars = outlines.iter().enumerate().filter(|(_, o)| o.cut > 0.0);
     for (place, outline) in bars {
-        let from = frame.px(cut_from + place as f64 * each) + 1.0;
-        let to = frame.px(cut_from + (place + 1) as f64 * each) - 1.0;
-        let shown = outline.cut.min(frame.y.high);
+        let at = |bars: f64| frame.px(cut_from + bars * each * unit);
+        let (from, to) = (at(place as f64) + 2.0, at(place as f64 + 1.0) - 2.0);
+        let shown = outline.cut.min(highest);
         let color = match outlines.len() {
             1 => VERMILLION,
             _ => outline.color,
         };
-        canvas.rect((from, frame.py(shown)), (to, frame.bottom), color, 1.0);
+        let top = frame.py(shown);
+        canvas.rect((from, top), (to, frame.bottom), color, 1.0);
         if shown < outline.cut {
-            let y = frame.py(shown * 0.9);
+            let y = top + 0.12 * (frame.bottom - top);
             let slash = vec![
                 (from - 3.0, y + 6.0),
                 (to + 3.0, y - 6.0),
                 (to + 3.0, y + 2.0),
                 (from - 3.0, y + 14.0),
             ];
-            canvas.polygon(slash, crate::report::style::PAPER, 1.0);
+            canvas.polygon(slash, PAPER, 1.0);
         }
-    }
-    if any_cut && most_cut > frame.y.high {
-        let at = (frame.px((cut_from + cut_to) / 2.0), frame.top - 14.0);
-        let most = format!("up to {} %", number(most_cut));
-        let half = crate::report::canvas::text_width(&most, SMALL) / 2.0;
-        let x =
-            at.0.min(canvas.width() - crate::report::style::MARGIN - half);
-        canvas.text((x, at.1), most, SMALL, MUTED, Anchor::Middle);
+        let number = grouped(outline.cut, usize::from(outline.cut < 9.95));
+        let above = ((from + to) / 2.0, top - 10.0);
+        canvas.text(above, number, SMALL, MUTED, Anchor::Middle);
     }
 }
 
@@ -209,7 +214,7 @@ fn outlines(groups: &[TemperatureLengths], width: f64, bins: usize) -> Vec<Outli
             grouped(median, usize::from(median.fract() != 0.0))
         );
         if cut > 0 {
-            meaning.push_str(&format!(", {} % cut off", number(percent(cut))));
+            meaning.push_str(&format!(", {} cut off", share(cut as f64 / count)));
         }
         if let (Some(temperature), true) = (temperature, groups.len() > 1) {
             meaning = format!("temperature {temperature}: {meaning}");
