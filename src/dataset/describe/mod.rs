@@ -115,11 +115,14 @@ pub struct Description {
     pub arrivals: Option<Arrivals>,
 }
 
+/// Lengths under one temperature (`None` where unknown), and which of them were cut off.
+pub type TemperatureLengths = (Option<f32>, Vec<(u32, bool)>);
+
 /// What the figures are drawn from.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Drawing {
-    /// By temperature, ascending (`None` where unknown): lengths, and which were cut off.
-    pub lengths: Vec<(Option<f32>, Vec<(u32, bool)>)>,
+    /// Temperatures ascending.
+    pub lengths: Vec<TemperatureLengths>,
     /// (mean, shortest, longest) of each instruction with several samples, by mean.
     pub instructions: Vec<(f64, f64, f64)>,
 }
@@ -300,9 +303,9 @@ fn arrivals(arrivals: &[f64]) -> Option<Arrivals> {
     })
 }
 
-fn lengths_to_draw(columns: &Columns) -> Vec<(Option<f32>, Vec<(u32, bool)>)> {
+fn lengths_to_draw(columns: &Columns) -> Vec<TemperatureLengths> {
     let known = columns.provenance.temperatures != Known::Assumed;
-    let mut groups: Vec<(Option<f32>, Vec<(u32, bool)>)> = columns
+    let mut groups: Vec<TemperatureLengths> = columns
         .temperatures
         .iter()
         .map(|&t| (known.then_some(t), Vec::new()))

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use crate::dataset::describe::TemperatureLengths;
 use crate::error::Result;
 use crate::evaluate::statistics::quantile_of_sorted;
 use crate::report::axes::{Axis, Frame, round_step};
@@ -11,9 +12,6 @@ use crate::report::style::{
     need_data,
 };
 use crate::report::wording::{grouped, share};
-
-/// Lengths under one temperature (`None` where unknown), and which of them were cut off.
-pub type TemperatureLengths = (Option<f32>, Vec<(u32, bool)>);
 
 /// More lines than this cannot be told apart: the temperatures are then drawn as one.
 const MOST_LINES: usize = 6;

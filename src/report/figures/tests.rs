@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use rand::Rng;
 
 use super::*;
+use crate::dataset::describe::TemperatureLengths;
 use crate::evaluate::summary::{BatchRecord, Measure};
 use crate::report::samples::{self, generator};
 use crate::report::style::WIDTH;
