@@ -309,6 +309,7 @@ impl Queries {
             .map(|(instance, served)| Query {
                 instruction_id: instance.instruction_id,
                 instruction: instance.instruction,
+                prompt_tokens: instance.samples[0].prompt_tokens,
                 label: instance.label(arm.label),
                 served: Some(*served as f64),
             })

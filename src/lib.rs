@@ -13,9 +13,9 @@
 //!                    └───▶ execute (live │ replay) ◀── schedule ──┘
 //! ```
 //!
-//! * [`instruction`] reads instruction sets; [`dataset`] turns them into length datasets by
-//!   sampling [`model`] through [`engine`], or a server through [`endpoint`], and reads, imports
-//!   and stores those datasets.
+//! * [`table`] streams the rows of others' files; [`instruction`] reads instruction sets;
+//!   [`dataset`] turns them into length datasets by sampling [`model`] through [`engine`], or a
+//!   server through [`endpoint`], and reads, imports, describes and stores those datasets.
 //! * [`train`] and [`lora`] tune adapters; [`predictor`] holds everything that foresees lengths.
 //! * [`schedule`] is pure: predictions in, micro-batches out. [`execute`] runs micro-batches on
 //!   the real model (`live`) or from recorded lengths (`replay`).
@@ -40,6 +40,7 @@ pub mod predictor;
 pub mod provenance;
 pub mod report;
 pub mod schedule;
+pub mod table;
 pub mod train;
 
 pub use error::{Error, Result};

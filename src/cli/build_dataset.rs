@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 use crate::instruction::{self, Instruction};
 use crate::model::{ChatModel, resolve};
 
-use super::{Global, interrupt, progress};
+use super::{Dtype, Global, interrupt, progress};
 
 /// The model that is sampled unless another is named.
 const MODEL: &str = "smollm2-135m";
@@ -70,9 +70,12 @@ pub struct Arguments {
     /// where it is set]
     #[arg(long, value_name = "NAME", requires = "endpoint")]
     api_key_env: Option<String>,
-    /// Instructions: .jsonl with `text`, or Alpaca or FastChat .json [default: the project's own]
+    /// Instructions: .jsonl with `text`, Alpaca or FastChat .json, .csv, .parquet, .txt (one a
+    /// line) or hub:org/name[@revision][:file] [default: the project's own]
     #[arg(long, value_name = "FILE")]
     instructions: Option<PathBuf>,
+    #[command(flatten, next_help_heading = "Columns of --instructions")]
+    columns: instruction::Columns,
     /// Only instructions of this split: train, validation or test
     #[arg(long)]
     split: Option<String>,
@@ -90,6 +93,10 @@ pub struct Arguments {
     /// Draw from the fewest most probable tokens that together reach this probability
     #[arg(long, default_value_t = 1.0, value_name = "P")]
     top_p: f32,
+    /// What to compute in. bf16 is about twice as fast and takes half the memory; its answers,
+    /// and their lengths, are other draws
+    #[arg(long, value_enum, default_value_t, conflicts_with = "endpoint")]
+    dtype: Dtype,
     /// Sequences in flight at once
     #[arg(long, default_value_t = 32)]
     slots: usize,
@@ -103,7 +110,7 @@ pub struct Arguments {
 }
 
 pub fn run(global: &Global, arguments: &Arguments) -> Result<()> {
-    let instructions = instructions(arguments)?;
+    let instructions = instructions(global, arguments)?;
     let options = BuildOptions {
         temperatures: arguments.temperatures.clone(),
         samples: arguments.samples,
@@ -136,7 +143,7 @@ fn from_engine(
     let files = resolve(name, global.shows_progress(), global.offline)?
         .with_chat_template(arguments.chat_template.clone());
     progress::detail_model(global, &files);
-    let chat = ChatModel::load(&files, global.team())?;
+    let chat = ChatModel::load_in(&files, arguments.dtype.precision(), global.team())?;
     if arguments.show_prompt {
         show_prompt(global, &chat, &instructions[0])?;
         return Ok(None);
@@ -315,9 +322,12 @@ fn print(global: &Global, built: &Built) {
     }
 }
 
-fn instructions(arguments: &Arguments) -> Result<Vec<Instruction>> {
+fn instructions(global: &Global, arguments: &Arguments) -> Result<Vec<Instruction>> {
     let mut instructions = match &arguments.instructions {
-        Some(path) => instruction::read(path)?,
+        Some(path) => {
+            let (columns, progress) = (&arguments.columns, global.shows_progress());
+            instruction::read_source(path, columns, progress, global.offline)?
+        }
         None => instruction::embedded(),
     };
     if let Some(name) = &arguments.split {

@@ -135,6 +135,7 @@ pub fn evaluate(
         .map(|(instance, label)| Query {
             instruction_id: instance.instruction_id,
             instruction: instance.instruction,
+            prompt_tokens: instance.samples.first().map_or(0, |s| s.prompt_tokens),
             label: *label,
             served: None,
         })

@@ -3,6 +3,7 @@
 
 mod ablate;
 mod build_dataset;
+mod describe;
 mod doctor;
 mod evaluate;
 mod finetune;
@@ -19,10 +20,11 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::error::{Error, Result};
 use crate::kernel::Team;
+use crate::model::llama::Precision;
 
 /// Length perception for language models: measure, learn and use how long answers will be.
 #[derive(Parser)]
@@ -66,6 +68,7 @@ enum Command {
     BuildDataset(build_dataset::Arguments),
     Import(import::Arguments),
     Finetune(finetune::Arguments),
+    Describe(describe::Arguments),
     Evaluate(evaluate::Arguments),
     Predict(predict::Arguments),
     Profile(profile::Arguments),
@@ -107,6 +110,7 @@ fn run(cli: &Cli) -> Result<()> {
         Command::BuildDataset(arguments) => build_dataset::run(global, arguments),
         Command::Import(arguments) => import::run(global, arguments),
         Command::Finetune(arguments) => finetune::run(global, arguments),
+        Command::Describe(arguments) => describe::run(global, arguments),
         Command::Evaluate(arguments) => evaluate::run(global, arguments),
         Command::Predict(arguments) => predict::run(global, arguments),
         Command::Profile(arguments) => profile::run(global, arguments),
@@ -140,6 +144,23 @@ impl Global {
     /// Whether progress may be drawn.
     fn shows_progress(&self) -> bool {
         !self.quiet
+    }
+}
+
+/// What the engine computes in.
+#[derive(Clone, Copy, Default, ValueEnum)]
+enum Dtype {
+    #[default]
+    F32,
+    Bf16,
+}
+
+impl Dtype {
+    fn precision(self) -> Precision {
+        match self {
+            Dtype::F32 => Precision::F32,
+            Dtype::Bf16 => Precision::BF16,
+        }
     }
 }
 

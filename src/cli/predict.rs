@@ -65,6 +65,7 @@ pub fn run(global: &Global, arguments: &Arguments) -> Result<()> {
         .map(|i| Query {
             instruction_id: &i.id,
             instruction: &i.text,
+            prompt_tokens: 0,
             label: f64::NAN,
             served: None,
         })

@@ -11,7 +11,7 @@ use crate::model::{ChatModel, resolve};
 use crate::persist;
 use crate::report::tables::text_table;
 
-use super::{Global, must_not_exist, progress};
+use super::{Dtype, Global, must_not_exist, progress};
 
 /// Measure step times over rows and positions on this device, and fit the model that replay uses
 ///
@@ -25,6 +25,9 @@ pub struct Arguments {
     /// Instead of the model's own chat template: chatml, llama-2, llama-3, vicuna_v1.1 or a Jinja file
     #[arg(long, value_name = "NAME|FILE")]
     chat_template: Option<String>,
+    /// What to compute in
+    #[arg(long, value_enum, default_value_t)]
+    dtype: Dtype,
     /// Rows of the micro-batches to measure
     #[arg(long, value_delimiter = ',', default_value = "1,2,4,8,16,32,64")]
     rows: Vec<usize>,
@@ -41,7 +44,7 @@ pub fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     let files = resolve(&arguments.model, global.shows_progress(), global.offline)?
         .with_chat_template(arguments.chat_template.clone());
     progress::detail_model(global, &files);
-    let chat = ChatModel::load(&files, global.team())?;
+    let chat = ChatModel::load_in(&files, arguments.dtype.precision(), global.team())?;
     let bar = progress::bar(global, arguments.rows.len() as u64, "batch sizes");
     let Profile {
         model,

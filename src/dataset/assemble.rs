@@ -10,7 +10,7 @@ use crate::instruction::Instruction;
 
 use super::plan::{Key, Plan, PlannedSample};
 use super::store::{DATASET, Existing, Store, StoredSample};
-use super::{LengthDataset, Provenance, Sample};
+use super::{Known, LengthDataset, Provenance, Sample};
 
 /// A build whose folder is open.
 pub(crate) struct Assembly<'a> {
@@ -141,6 +141,7 @@ impl<'a> Assembly<'a> {
             response_tokens: stored.response_tokens,
             finish_reason: stored.finish_reason,
             response: Some(stored.response),
+            arrival_s: None,
         });
     }
 
@@ -193,6 +194,9 @@ impl<'a> Assembly<'a> {
                 sampler: Some(self.plan.sampler.name().into()),
                 endpoint: served.map(|s| s.address.clone()),
                 served_model: served.and_then(|s| s.model.clone()),
+                dtype: self.plan.dtype.clone(),
+                finish_reasons: Known::Recorded,
+                temperatures: Known::Recorded,
             },
         };
         self.store.finish(&dataset)

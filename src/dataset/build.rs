@@ -62,6 +62,7 @@ impl BuildOptions {
             model: model.to_string(),
             model_sha256: None,
             template_sha256: None,
+            dtype: None,
             instructions_sha256: instructions_sha256(instructions),
             // Minus 0 is 0.
             temperatures: self.temperatures.iter().map(|t| t + 0.0).collect(),
@@ -91,6 +92,7 @@ pub fn build(
     let plan = Plan {
         model_sha256: Some(chat.sha256().to_string()),
         template_sha256: Some(chat.template_sha256()),
+        dtype: Some(chat.llama().precision().name().into()),
         ..options.plan(Sampler::Engine, chat.name(), instructions)
     };
     plan.validate()?;

@@ -10,15 +10,21 @@ use super::LengthDataset;
 /// How the embedded dataset is named wherever a path to one is taken.
 pub const EMBEDDED: &str = "embedded";
 
+/// The embedded dataset's file as it is, and its name.
+pub(super) fn bytes() -> (&'static str, &'static [u8]) {
+    (
+        "datasets/smollm2-135m/dataset.parquet",
+        include_bytes!("../../datasets/smollm2-135m/dataset.parquet"),
+    )
+}
+
 /// Reads the embedded dataset.
 ///
 /// # Errors
 /// Never in a build whose tests passed.
 pub fn embedded() -> Result<LengthDataset> {
-    LengthDataset::from_parquet_bytes(
-        Path::new("datasets/smollm2-135m/dataset.parquet"),
-        include_bytes!("../../datasets/smollm2-135m/dataset.parquet"),
-    )
+    let (path, bytes) = bytes();
+    LengthDataset::from_parquet_bytes(Path::new(path), bytes)
 }
 
 /// Reads the dataset that `name` stands for: `embedded`, a Parquet file, or a folder that

@@ -3,11 +3,15 @@
 
 pub(crate) mod assemble;
 pub mod build;
+pub mod describe;
 pub mod embedded;
 pub mod import;
 mod parquet;
 pub mod plan;
 pub mod store;
+mod writer;
+
+pub use writer::{DatasetWriter, Row};
 
 use serde::{Deserialize, Serialize};
 
@@ -61,6 +65,7 @@ impl std::str::FromStr for Split {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Sample {
     pub instruction_id: String,
+    /// Its text; empty in traces, which do not have it.
     pub instruction: String,
     pub category: Option<String>,
     pub split: Option<Split>,
@@ -75,6 +80,39 @@ pub struct Sample {
     pub response_tokens: u32,
     pub finish_reason: FinishReason,
     pub response: Option<String>,
+    /// When the request came, seconds since the first one; recorded traces have it.
+    pub arrival_s: Option<f64>,
+}
+
+/// How a property of all samples is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Known {
+    /// Whoever sampled the responses wrote it down.
+    #[default]
+    Recorded,
+    /// Concluded from something else that is recorded, as a cut from a length at the limit.
+    Inferred,
+    /// Nobody said: a stand-in, and statistics must say so.
+    Assumed,
+}
+
+impl Known {
+    pub fn name(self) -> &'static str {
+        match self {
+            Known::Recorded => "recorded",
+            Known::Inferred => "inferred",
+            Known::Assumed => "assumed",
+        }
+    }
+
+    /// The one of that name; `Recorded` for any other, as in files that do not say.
+    pub fn named(name: &str) -> Known {
+        [Known::Inferred, Known::Assumed]
+            .into_iter()
+            .find(|known| known.name() == name)
+            .unwrap_or_default()
+    }
 }
 
 /// Where a dataset is from; kept in the Parquet file's metadata.
@@ -83,7 +121,15 @@ pub struct Provenance {
     pub model: String,
     pub model_sha256: Option<String>,
     pub template_sha256: Option<String>,
+    /// The limit of the responses' lengths; 0 where unknown (imported data).
     pub max_new_tokens: u32,
+    /// How it is known why responses ended. `Assumed`: all are marked `stop`, and how many of
+    /// them were cut off is unknown.
+    pub finish_reasons: Known,
+    /// With how many bits the engine computed; none where unknown.
+    pub dtype: Option<String>,
+    /// `Assumed`: all temperatures are 0 as a stand-in.
+    pub temperatures: Known,
     pub tool_version: String,
     pub git_commit: Option<String>,
     /// Share of the probability that tokens were drawn from; none where unknown.

@@ -1,18 +1,17 @@
 //! Length datasets as Parquet files that pandas, polars and DuckDB read as they are.
 
 use std::fs::File;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 use polars::prelude::*;
 
 use crate::error::{Error, Result};
-use crate::persist;
+use crate::table::parquet::quietly;
 
-use super::{FinishReason, LengthDataset, Provenance, Sample, Split};
+use super::{DatasetWriter, FinishReason, Known, LengthDataset, Provenance, Row, Sample, Split};
 
 /// Metadata keys are prefixed, so that they cannot collide with other tools'.
-const PREFIX: &str = "lenaware.";
+pub(super) const PREFIX: &str = "lenaware.";
 
 impl LengthDataset {
     /// Writes the dataset whole or not at all.
@@ -20,65 +19,16 @@ impl LengthDataset {
     /// # Errors
     /// If the folder cannot be written.
     pub fn write_parquet(&self, path: &Path) -> Result<()> {
-        let rows = &self.samples;
-        let column = |name: &str, series: Series| Column::from(series.with_name(name.into()));
-        let columns = vec![
-            column(
-                "instruction_id",
-                rows.iter().map(|s| s.instruction_id.as_str()).collect(),
-            ),
-            column(
-                "instruction",
-                rows.iter().map(|s| s.instruction.as_str()).collect(),
-            ),
-            column(
-                "category",
-                rows.iter().map(|s| s.category.as_deref()).collect(),
-            ),
-            column(
-                "split",
-                rows.iter().map(|s| s.split.map(Split::name)).collect(),
-            ),
-            column("sample", rows.iter().map(|s| s.sample).collect()),
-            column("temperature", rows.iter().map(|s| s.temperature).collect()),
-            column("seed", rows.iter().map(|s| s.seed).collect()),
-            column(
-                "prompt_tokens",
-                rows.iter().map(|s| s.prompt_tokens).collect(),
-            ),
-            column(
-                "response_tokens",
-                rows.iter().map(|s| s.response_tokens).collect(),
-            ),
-            column(
-                "finish_reason",
-                rows.iter()
-                    .map(|s| match s.finish_reason {
-                        FinishReason::Stop => "stop",
-                        FinishReason::Length => "length",
-                    })
-                    .collect(),
-            ),
-            column(
-                "response",
-                rows.iter().map(|s| s.response.as_deref()).collect(),
-            ),
-        ];
-        let failed = |e: PolarsError| Error::malformed(path, format!("cannot be written: {e}"));
-        let mut frame = DataFrame::new(rows.len(), columns).map_err(failed)?;
-        let metadata = metadata_of(&self.provenance);
-        persist::write_with(path, |file| {
-            ParquetWriter::new(file)
-                .with_compression(ParquetCompression::Zstd(None))
-                .with_key_value_metadata(Some(KeyValueMetadata::from_static(metadata)))
-                .finish(&mut frame)
-                .map(|_| ())
-                .map_err(failed)
-        })
+        let mut writer = DatasetWriter::create(path, &self.provenance)?;
+        for sample in &self.samples {
+            writer.push(&Row::from(sample))?;
+        }
+        writer.finish()
     }
 
     /// Reads a dataset written by [`LengthDataset::write_parquet`] or by anyone with the same
-    /// columns (`category`, `split`, `response`, `seed`, `sample`, `prompt_tokens` may lack).
+    /// columns (`category`, `split`, `response`, `seed`, `sample`, `prompt_tokens` and `arrival_s`
+    /// may lack).
     ///
     /// # Errors
     /// A file that is missing, malformed or empty.
@@ -99,7 +49,6 @@ impl LengthDataset {
 fn read_from(path: &Path, source: impl polars::io::mmap::MmapBytesReader) -> Result<LengthDataset> {
     let remedy = "give a length dataset as written by `lenaware build-dataset` or `import`";
     let wrong = |what: String| Error::malformed(path, format!("{what}; {remedy}"));
-    // The Parquet reader is robust, but a file made to hurt may still trip an assertion in it.
     let (frame, metadata) = quietly(|| {
         let mut reader = ParquetReader::new(source);
         let metadata = reader.get_metadata()?.clone();
@@ -122,20 +71,6 @@ fn read_from(path: &Path, source: impl polars::io::mmap::MmapBytesReader) -> Res
     })
 }
 
-/// Runs `read`, turning a panic inside the library into an error without its message on the
-/// terminal.
-fn quietly<T>(read: impl FnOnce() -> PolarsResult<T>) -> std::result::Result<T, String> {
-    let hook = std::panic::take_hook();
-    std::panic::set_hook(Box::new(|_| {}));
-    let outcome = catch_unwind(AssertUnwindSafe(read));
-    std::panic::set_hook(hook);
-    match outcome {
-        Ok(Ok(value)) => Ok(value),
-        Ok(Err(error)) => Err(error.to_string().lines().next().unwrap_or_default().into()),
-        Err(_) => Err("its pages are corrupt".into()),
-    }
-}
-
 fn samples_of(frame: &DataFrame) -> std::result::Result<Vec<Sample>, String> {
     let required = |name: &str, dtype: DataType| {
         optional(frame, name, dtype)?.ok_or_else(|| format!("has no column `{name}`"))
@@ -151,6 +86,7 @@ fn samples_of(frame: &DataFrame) -> std::result::Result<Vec<Sample>, String> {
     let seeds = optional(frame, "seed", DataType::UInt64)?;
     let prompts = optional(frame, "prompt_tokens", DataType::UInt32)?;
     let responses = optional(frame, "response", DataType::String)?;
+    let arrivals = optional(frame, "arrival_s", DataType::Float64)?;
     let text = |column: &Column, row: usize| -> Option<String> {
         Some(column.str().ok()?.get(row)?.to_string())
     };
@@ -177,6 +113,7 @@ fn samples_of(frame: &DataFrame) -> std::result::Result<Vec<Sample>, String> {
                     .f32()
                     .ok()
                     .and_then(|c| c.get(row))
+                    .filter(|t| t.is_finite())
                     .ok_or_else(|| lacks("temperature"))?,
                 seed: seeds
                     .as_ref()
@@ -194,6 +131,7 @@ fn samples_of(frame: &DataFrame) -> std::result::Result<Vec<Sample>, String> {
                     _ => return Err(lacks("finish_reason")),
                 },
                 response: responses.as_ref().and_then(|c| text(c, row)),
+                arrival_s: arrivals.as_ref().and_then(|c| c.f64().ok()?.get(row)),
             })
         })
         .collect()
@@ -213,10 +151,12 @@ fn optional(
         .map_err(|_| format!("has a column `{name}` that is not {dtype}"))
 }
 
-fn metadata_of(provenance: &Provenance) -> Vec<(String, String)> {
+pub(super) fn metadata_of(provenance: &Provenance) -> Vec<(String, String)> {
     let mut pairs = vec![
         ("model", provenance.model.clone()),
         ("max_new_tokens", provenance.max_new_tokens.to_string()),
+        ("finish_reason", provenance.finish_reasons.name().into()),
+        ("temperature", provenance.temperatures.name().into()),
         ("tool_version", provenance.tool_version.clone()),
     ];
     for (key, value) in [
@@ -224,6 +164,7 @@ fn metadata_of(provenance: &Provenance) -> Vec<(String, String)> {
         ("template_sha256", &provenance.template_sha256),
         ("git_commit", &provenance.git_commit),
         ("top_p", &provenance.top_p.map(|p| p.to_string())),
+        ("dtype", &provenance.dtype),
         ("sampler", &provenance.sampler),
         ("endpoint", &provenance.endpoint),
         ("served_model", &provenance.served_model),
@@ -238,8 +179,9 @@ fn metadata_of(provenance: &Provenance) -> Vec<(String, String)> {
         .collect()
 }
 
-fn provenance_of(fields: &std::collections::HashMap<&str, &str>) -> Provenance {
+pub(super) fn provenance_of(fields: &std::collections::HashMap<&str, &str>) -> Provenance {
     let get = |key: &str| fields.get(key).map(|v| v.to_string());
+    let known = |key: &str| fields.get(key).map_or(Known::Recorded, |v| Known::named(v));
     Provenance {
         model: get("model").unwrap_or_else(|| "unknown".into()),
         model_sha256: get("model_sha256"),
@@ -247,8 +189,11 @@ fn provenance_of(fields: &std::collections::HashMap<&str, &str>) -> Provenance {
         max_new_tokens: get("max_new_tokens")
             .and_then(|v| v.parse().ok())
             .unwrap_or(0),
+        finish_reasons: known("finish_reason"),
+        temperatures: known("temperature"),
         tool_version: get("tool_version").unwrap_or_else(|| "unknown".into()),
         git_commit: get("git_commit"),
+        dtype: get("dtype"),
         top_p: get("top_p").and_then(|v| v.parse().ok()),
         sampler: get("sampler"),
         endpoint: get("endpoint"),

@@ -42,6 +42,10 @@ pub struct Plan {
     /// Hash of the chat template; unknown of an endpoint's model.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub template_sha256: Option<String>,
+    /// With how many bits the engine computes: `f32`, also in manifests of before there was a
+    /// choice, or `bf16`; unknown of an endpoint's model.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dtype: Option<String>,
     pub instructions_sha256: String,
     pub temperatures: Vec<f32>,
     /// Samples of each instruction at each temperature above 0; greedy answers are all alike,
@@ -177,6 +181,13 @@ impl Plan {
         ] {
             compare(what, same, &old, &new);
         }
+        let dtype = |plan: &Plan| plan.dtype.clone().unwrap_or_else(|| "f32".into());
+        compare(
+            "--dtype",
+            dtype(self) == dtype(begun),
+            &dtype(begun),
+            &dtype(self),
+        );
         compare(
             "the instructions' hash",
             begins_with(instructions, &begun.instructions_sha256),

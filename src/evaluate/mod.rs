@@ -3,5 +3,6 @@
 
 pub mod accounting;
 pub mod predictor_metrics;
+pub mod spread;
 pub mod statistics;
 pub mod summary;

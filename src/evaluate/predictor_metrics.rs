@@ -124,10 +124,18 @@ pub fn floor_and_ceiling(
     if known.is_empty() {
         return (floor, None);
     }
+    let scaled = scaled_to(&known, &truth);
+    let ceiling = predictor_metrics("ceiling", &scaled, &truth, &[], 0.0, seed);
+    (floor, Some(ceiling))
+}
+
+/// `known` times the one factor (0.80..=2.00 in steps of 0.01) whose mean absolute distance to
+/// `truth` is least: what the noise ceiling predicts.
+pub fn scaled_to(known: &[f64], truth: &[f64]) -> Vec<f64> {
     let error = |factor: f64| -> f64 {
         known
             .iter()
-            .zip(&truth)
+            .zip(truth)
             .map(|(k, l)| (k * factor - l).abs())
             .sum()
     };
@@ -135,9 +143,39 @@ pub fn floor_and_ceiling(
         .map(|percent| f64::from(percent) / 100.0)
         .min_by(|a, b| error(*a).total_cmp(&error(*b)))
         .unwrap_or(1.0);
-    let scaled: Vec<f64> = known.iter().map(|k| k * factor).collect();
-    let ceiling = predictor_metrics("ceiling", &scaled, &truth, &[], 0.0, seed);
-    (floor, Some(ceiling))
+    known.iter().map(|k| k * factor).collect()
+}
+
+/// Error, Acc-50 and Acc-100 as in [`PredictorMetrics`], without the intervals, whose
+/// bootstrap takes too long for a million instructions.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Accuracy {
+    /// Instructions.
+    pub n: usize,
+    pub error: f64,
+    pub acc_50: f64,
+    pub acc_100: f64,
+}
+
+impl Accuracy {
+    /// Of predictions for labels, item by item; NaN where there are none.
+    pub fn of(predictions: impl IntoIterator<Item = f64>, labels: &[f64]) -> Accuracy {
+        let (mut n, mut error, mut near, mut nearer) = (0, 0.0, 0, 0);
+        for (prediction, label) in predictions.into_iter().zip(labels) {
+            let distance = (prediction - label).abs();
+            n += 1;
+            error += distance;
+            near += usize::from(distance <= 100.0);
+            nearer += usize::from(distance <= 50.0);
+        }
+        let count = n as f64;
+        Accuracy {
+            n,
+            error: error / count,
+            acc_50: nearer as f64 / count,
+            acc_100: near as f64 / count,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -200,6 +238,7 @@ mod tests {
             response_tokens: tokens,
             finish_reason: FinishReason::Stop,
             response: None,
+            arrival_s: None,
         }
     }
 
@@ -228,6 +267,11 @@ mod tests {
         // Labels are 125, 250 .. 1125; their median is 625.
         assert_eq!(floor.error.value, 125.0 * 20.0 / 9.0);
         assert_eq!(floor.kendall_tau, None);
+        // The figures without intervals are the same.
+        let labels: Vec<f64> = (1..=9).map(|i| f64::from(i) * 125.0).collect();
+        let plain = Accuracy::of([625.0; 9], &labels);
+        assert_eq!((plain.n, plain.error), (floor.n, floor.error.value));
+        assert_eq!(plain.acc_100, floor.acc_100.value);
         let (trained, _) = floor_and_ceiling(&instances, Label::Max, Some(&[0.0]), 42);
         assert_eq!(trained.bias.value, -625.0);
         let single: Vec<Instance<'_>> = instances

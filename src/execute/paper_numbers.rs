@@ -131,6 +131,7 @@ fn floor_and_ceiling_of_the_papers_validation_set() {
                 response_tokens: lengths[at] as u32,
                 finish_reason: FinishReason::Stop,
                 response: None,
+                arrival_s: None,
             })
         })
         .collect();

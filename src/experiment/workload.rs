@@ -96,6 +96,8 @@ impl<'d> Workload<'d> {
                 ));
             }
         };
+        let texts = self.instances.iter().map(|i| i.instruction);
+        crate::predictor::need_texts("the live executor", texts)?;
         self.instances
             .iter()
             .map(|instance| {

@@ -5,7 +5,10 @@ use std::sync::Arc;
 use crate::error::{Error, Result};
 use crate::kernel::Team;
 
-use super::{ChatTemplate, Checkpoint, ModelConfig, ModelFiles, TextTokenizer, llama::Llama};
+use super::{
+    ChatTemplate, Checkpoint, ModelConfig, ModelFiles, TextTokenizer,
+    llama::{Llama, Precision},
+};
 
 /// A loaded model, its tokenizer and its chat template.
 pub struct ChatModel {
@@ -22,7 +25,15 @@ impl ChatModel {
     /// # Errors
     /// What is wrong with which file.
     pub fn load(files: &ModelFiles, team: Arc<Team>) -> Result<ChatModel> {
-        let llama = Llama::new(&Checkpoint::load(files)?, team)?;
+        Self::load_in(files, Precision::F32, team)
+    }
+
+    /// As [`ChatModel::load`], computing in `precision`.
+    ///
+    /// # Errors
+    /// What is wrong with which file.
+    pub fn load_in(files: &ModelFiles, precision: Precision, team: Arc<Team>) -> Result<ChatModel> {
+        let llama = Llama::with_precision(&Checkpoint::load(files)?, precision, team)?;
         Self::with_llama(files, llama)
     }
 

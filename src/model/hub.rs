@@ -19,6 +19,11 @@ use super::directory::{SAFETENSORS_INDEX, TORCH_FILE, TORCH_INDEX, directory_wei
 use super::source::one_line;
 use super::wheel::bar;
 
+#[path = "hub_dataset.rs"]
+mod dataset;
+
+pub use dataset::hub_dataset;
+
 /// How long the hub may take to answer at all.
 const ANSWER: Duration = Duration::from_secs(15);
 /// How long a download may stand still.

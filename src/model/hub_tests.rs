@@ -52,6 +52,15 @@ fn a_complete_snapshot_in_the_cache_needs_no_network() {
 
 /// Answers as the hub does, for a repository of one commit, until the test ends.
 fn mock(files: &'static [(&'static str, &'static str)]) -> String {
+    mock_of("/api/models/org/name", "/org/name", files)
+}
+
+/// As [`mock`], for any kind of repository, by the paths of its listing and its files.
+pub(super) fn mock_of(
+    listing: &'static str,
+    content: &'static str,
+    files: &'static [(&'static str, &'static str)],
+) -> String {
     use std::io::{BufRead, BufReader, Write};
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let endpoint = format!("http://{}", listener.local_addr().unwrap());
@@ -63,7 +72,7 @@ fn mock(files: &'static [(&'static str, &'static str)]) -> String {
             let first_byte_only = lines
                 .take_while(|l| !l.is_empty())
                 .any(|l| l.to_lowercase().replace(' ', "") == "range:bytes=0-0");
-            let answer = if path == "/api/models/org/name/revision/main" {
+            let answer = if path == format!("{listing}/revision/main") {
                 let names: Vec<_> = files
                     .iter()
                     .map(|(n, _)| serde_json::json!({"rfilename": n}))
@@ -74,7 +83,8 @@ fn mock(files: &'static [(&'static str, &'static str)]) -> String {
                     "HTTP/1.1 200 OK\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}"
                 )
             } else {
-                let name = path.strip_prefix("/org/name/resolve/c0ffee/").unwrap_or("");
+                let resolve = format!("{content}/resolve/c0ffee/");
+                let name = path.strip_prefix(&resolve).unwrap_or("");
                 match files.iter().find(|(n, _)| *n == name) {
                     None => {
                         "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
@@ -99,7 +109,7 @@ fn mock(files: &'static [(&'static str, &'static str)]) -> String {
     endpoint
 }
 
-fn hub(cache: &std::path::Path, endpoint: String) -> Hub {
+pub(super) fn hub(cache: &std::path::Path, endpoint: String) -> Hub {
     Hub {
         cache: Some(cache.into()),
         endpoint: Some(endpoint),

@@ -30,6 +30,14 @@ impl Precision {
         products: Arithmetic::F32,
         cache: Element::F32,
     };
+    /// The name that `--dtype` and files use.
+    pub fn name(self) -> &'static str {
+        match self.products {
+            Arithmetic::F32 => "f32",
+            Arithmetic::Bf16 => "bf16",
+        }
+    }
+
     /// Products in bf16, keys and values in f16: faster, half the memory, other answers.
     pub const BF16: Precision = Precision {
         products: Arithmetic::Bf16,

@@ -23,6 +23,7 @@ mod wheel;
 
 pub use chat::ChatModel;
 pub use chat_template::ChatTemplate;
+pub use hub::hub_dataset;
 pub use source::{ModelFiles, WeightFiles, resolve};
 pub use tokenizer::TextTokenizer;
 pub use weights::{Checkpoint, ModelConfig};

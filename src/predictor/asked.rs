@@ -46,6 +46,7 @@ impl Predictor for Asked {
     }
 
     fn predict(&self, queries: &[Query<'_>]) -> Result<Vec<Prediction>> {
+        super::need_texts(&self.name, queries.iter().map(|q| q.instruction))?;
         let prompts = queries
             .iter()
             .map(|q| {

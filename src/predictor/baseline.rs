@@ -23,15 +23,19 @@ impl Predictor for Constant {
     }
 }
 
-/// A straight line from the instruction's words to the length, by least squares.
+/// A straight line from the instruction's size to the length, by least squares.
 pub struct InputLength {
     intercept: f64,
     slope: f64,
 }
 
-/// Words of an instruction, by white space.
-pub fn words(instruction: &str) -> f64 {
-    instruction.split_whitespace().count() as f64
+/// Size of an instruction: its words, by white space; where its text is unknown (traces), its
+/// tokens.
+pub fn size(instruction: &str, prompt_tokens: u32) -> f64 {
+    match instruction.split_whitespace().count() {
+        0 => f64::from(prompt_tokens),
+        words => words as f64,
+    }
 }
 
 impl InputLength {
@@ -45,10 +49,10 @@ impl InputLength {
         }
         let n = training.len() as f64;
         let mean = |f: &dyn Fn(&TrainingLength) -> f64| training.iter().map(f).sum::<f64>() / n;
-        let (x, y) = (mean(&|t| t.words), mean(&|t| t.label));
-        let spread = mean(&|t| (t.words - x).powi(2));
+        let (x, y) = (mean(&|t| t.size), mean(&|t| t.label));
+        let spread = mean(&|t| (t.size - x).powi(2));
         let slope = if spread > 0.0 {
-            mean(&|t| (t.words - x) * (t.label - y)) / spread
+            mean(&|t| (t.size - x) * (t.label - y)) / spread
         } else {
             0.0
         };
@@ -67,7 +71,7 @@ impl Predictor for InputLength {
     fn predict(&self, queries: &[Query<'_>]) -> Result<Vec<Prediction>> {
         Ok(queries
             .iter()
-            .map(|q| self.intercept + self.slope * words(q.instruction))
+            .map(|q| self.intercept + self.slope * size(q.instruction, q.prompt_tokens))
             .map(|tokens| Prediction::of(tokens.max(1.0)))
             .collect())
     }
@@ -81,7 +85,7 @@ mod tests {
     fn a_line_is_found_again() {
         let training: Vec<TrainingLength> = (1..20)
             .map(|w| TrainingLength {
-                words: f64::from(w),
+                size: f64::from(w),
                 label: 7.0 + 3.0 * f64::from(w),
             })
             .collect();
@@ -89,11 +93,19 @@ mod tests {
         let query = Query {
             instruction_id: "a",
             instruction: "one two three four",
+            prompt_tokens: 50,
             label: 0.0,
             served: None,
         };
         let found = fitted.predict(&[query]).unwrap()[0].tokens;
         assert!((found - 19.0).abs() < 1e-9);
+        // Without a text the prompt's tokens stand for it.
+        let traced = Query {
+            instruction: "",
+            ..query
+        };
+        let found = fitted.predict(&[traced]).unwrap()[0].tokens;
+        assert!((found - 157.0).abs() < 1e-9);
         assert!(InputLength::fit(&[]).is_err());
         // A single length of instruction has no slope.
         assert_eq!(InputLength::fit(&training[..1]).unwrap().slope, 0.0);

@@ -22,7 +22,10 @@ use crate::model::{ChatModel, Checkpoint, ModelFiles, llama::Llama, resolve};
 #[derive(Debug, Clone, Copy)]
 pub struct Query<'a> {
     pub instruction_id: &'a str,
+    /// Empty where the dataset does not know it (traces).
     pub instruction: &'a str,
+    /// Length of the rendered prompt; 0 where unknown.
+    pub prompt_tokens: u32,
     /// The label over the recorded samples: only `ground-truth` may look.
     pub label: f64,
     /// The length of the very answer that will be served: only `oracle` may look.
@@ -80,8 +83,8 @@ pub struct Workshop {
 /// A training instruction as the cheapest predictors see it.
 #[derive(Debug, Clone, Copy)]
 pub struct TrainingLength {
-    /// Words of the instruction.
-    pub words: f64,
+    /// Size of the instruction: its words, or its tokens where its text is unknown.
+    pub size: f64,
     /// Its label, tokens.
     pub label: f64,
 }
@@ -91,10 +94,27 @@ pub fn training_lengths(instances: &[Instance<'_>], label: Label) -> Vec<Trainin
     instances
         .iter()
         .map(|i| TrainingLength {
-            words: baseline::words(i.instruction),
+            size: baseline::size(
+                i.instruction,
+                i.samples.first().map_or(0, |s| s.prompt_tokens),
+            ),
             label: i.label(label),
         })
         .collect()
+}
+
+/// Refuses instructions without a text, which a model would answer with nonsense.
+///
+/// # Errors
+/// If one has none, as those of traces.
+pub fn need_texts<'a>(who: &str, mut instructions: impl Iterator<Item = &'a str>) -> Result<()> {
+    match instructions.any(|text| text.trim().is_empty()) {
+        true => Err(Error::Usage(format!(
+            "{who} needs the instructions' texts, which this dataset does not have: use \
+             `constant`, `input-length`, `ground-truth` or `oracle`"
+        ))),
+        false => Ok(()),
+    }
 }
 
 fn training_median(training: &[TrainingLength]) -> Result<f64> {

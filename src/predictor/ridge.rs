@@ -287,6 +287,7 @@ impl Predictor for Ridge {
     }
 
     fn predict(&self, queries: &[Query<'_>]) -> Result<Vec<Prediction>> {
+        super::need_texts(self.name(), queries.iter().map(|q| q.instruction))?;
         let asked: Vec<(&str, &str)> = queries
             .iter()
             .map(|q| (q.instruction_id, q.instruction))

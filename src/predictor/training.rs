@@ -43,6 +43,7 @@ impl<'d> TrainingData<'d> {
     /// Too few instructions to train and choose on.
     pub fn of(name: &str, dataset: &'d LengthDataset, label: Label) -> Result<TrainingData<'d>> {
         let instances = dataset.instances();
+        super::need_texts("training", instances.iter().map(|i| i.instruction))?;
         let of = |split| -> Vec<Instance<'d>> {
             instances
                 .iter()

@@ -5,12 +5,14 @@ mod arms;
 mod lengths;
 mod predictors;
 mod schedule;
+mod temperatures;
 mod training;
 
 pub use arms::{effective_tokens_bars, throughput_bars};
 pub use lengths::{length_histogram, length_spread};
 pub use predictors::{PredictorRow, predicted_vs_true, predictor_bars};
 pub use schedule::schedule_diagram;
+pub use temperatures::lengths_by_temperature;
 pub use training::loss_curve;
 
 use super::canvas::{Anchor, Canvas, shorten, text_width};

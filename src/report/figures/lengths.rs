@@ -224,7 +224,10 @@ pub(super) fn spread(canvas: &mut Canvas, instances: &[(f64, f64, f64)]) {
     let count = grouped(instances.len() as f64, 0);
     let subtitle = match step {
         1 => format!("{count} instructions, ordered by mean"),
-        n => format!("{count} instructions, ordered by mean; every {n}th is drawn"),
+        n => format!(
+            "{count} instructions, ordered by mean; one in {} is drawn",
+            grouped(n as f64, 0)
+        ),
     };
     let mut top = canvas.header("Length of repeated samples", &subtitle);
     top = canvas.legend(top, &[(SKY, "shortest to longest sample"), (BLUE, "mean")]);

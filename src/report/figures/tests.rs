@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use rand::Rng;
 
 use super::*;
+use crate::dataset::describe::TemperatureLengths;
 use crate::evaluate::summary::{BatchRecord, Measure};
 use crate::report::samples::{self, generator};
 use crate::report::style::WIDTH;
@@ -79,6 +80,17 @@ fn pairs(count: usize) -> (Vec<f64>, Vec<f64>) {
     (predictions, labels)
 }
 
+fn by_temperature(groups: usize) -> Vec<TemperatureLengths> {
+    let mut rng = generator();
+    (0..groups)
+        .map(|group| {
+            let lengths = (0..1000).map(|_| samples::length(&mut rng));
+            let lengths = lengths.map(|l| (l, l >= 512)).collect();
+            (Some(group as f32 / 10.0), lengths)
+        })
+        .collect()
+}
+
 type Curve = Vec<(u64, f64)>;
 
 fn losses(count: u64, every: u64) -> (Curve, Curve) {
@@ -134,6 +146,9 @@ fn every_figure_writes_both_files() {
     out.check("lengths-cut", |stem| {
         length_histogram(stem, &cut, 64).unwrap()
     });
+    out.check("lengths-by-temperature", |stem| {
+        lengths_by_temperature(stem, &by_temperature(4), Some(512)).unwrap()
+    });
     out.check("spread", |stem| {
         length_spread(stem, &spreads(1000)).unwrap()
     });
@@ -183,6 +198,14 @@ fn labels_stay_apart_on_ordinary_data() {
             "measured on x",
         );
     });
+    for groups in 1..=8 {
+        let lengths = by_temperature(groups);
+        for limit in [Some(512), None] {
+            assert_tidy(760.0, |c| {
+                super::temperatures::histogram(c, &lengths, limit)
+            });
+        }
+    }
     for count in [12, 1000] {
         assert_tidy(680.0, |c| super::lengths::spread(c, &spreads(count)));
         let (predictions, labels) = pairs(count);
@@ -214,8 +237,17 @@ fn labels_stay_apart_on_odd_data() {
         vec![512; 30],
         vec![3, 511, 512, 512],
         vec![500; 10],
+        vec![1, 2, 3, 4_000_000_000],
     ] {
         assert_tidy(720.0, |c| super::lengths::histogram(c, &lengths, 512));
+        for at in [512, u32::MAX] {
+            let group = lengths.iter().map(|&l| (l, l >= at)).collect();
+            let group: [TemperatureLengths; 1] = [(None, group)];
+            assert_tidy(760.0, |c| {
+                super::temperatures::histogram(c, &group, Some(512))
+            });
+            assert_tidy(760.0, |c| super::temperatures::histogram(c, &group, None));
+        }
     }
     assert_tidy(680.0, |c| super::lengths::spread(c, &[(0.0, 0.0, 0.0)]));
     for (points, validation) in [
@@ -245,6 +277,7 @@ fn nothing_to_draw_is_an_error() {
     let executor = samples::summary(true).executor;
     assert!(throughput_bars(&stem, &[], &executor).is_err());
     assert!(length_histogram(&stem, &[], 512).is_err());
+    assert!(lengths_by_temperature(&stem, &[(None, Vec::new())], None).is_err());
     assert!(loss_curve(&stem, &[(1, f64::NAN)], &[]).is_err());
     assert!(predicted_vs_true(&stem, "x", &[1.0], &[]).is_err());
 }

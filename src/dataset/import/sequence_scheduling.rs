@@ -1,4 +1,4 @@
-//! Other people's lengths: the pairs of files of the Sequence-Scheduling repository
+//! The pairs of files of the Sequence-Scheduling repository
 //! (FastChat conversations, and the lengths of Vicuna's answers at four temperatures).
 
 use std::collections::HashMap;
@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::error::{Error, Result};
 use crate::instruction;
 
-use super::{FinishReason, LengthDataset, Provenance, Sample, Split};
+use crate::dataset::{FinishReason, Known, LengthDataset, Provenance, Sample, Split};
 
 /// Vicuna's answers were cut at this many tokens; what is as long or longer is censored.
 const LIMIT: u32 = 512;
@@ -39,7 +39,13 @@ pub fn sequence_scheduling(
                 ));
             }
         };
-        by_id.insert(id, lengths_of(lengths, index, row)?);
+        let measured = lengths_of(lengths, index, row)?;
+        if by_id.insert(id.clone(), measured).is_some() {
+            return Err(Error::malformed(
+                lengths,
+                format!("entry {}: the id `{id}` occurs twice", index + 1),
+            ));
+        }
     }
     let mut samples = Vec::new();
     for instruction in instruction::read(instructions)? {
@@ -71,6 +77,7 @@ pub fn sequence_scheduling(
                     FinishReason::Stop
                 },
                 response: None,
+                arrival_s: None,
             });
         }
     }
@@ -80,6 +87,8 @@ pub fn sequence_scheduling(
             model_sha256: None,
             template_sha256: None,
             max_new_tokens: LIMIT,
+            finish_reasons: Known::Inferred,
+            temperatures: Known::Recorded,
             tool_version: env!("CARGO_PKG_VERSION").into(),
             git_commit: crate::provenance::git_commit(),
             ..Provenance::default()
