@@ -18,8 +18,8 @@ use candle_core::{DType, Device, Tensor};
 
 use lenaware::engine::{Batching, Engine, Request, RunStats};
 use lenaware::kernel::{Arithmetic, Team, peak};
-use lenaware::model::llama::{Llama, Precision};
-use lenaware::model::{Checkpoint, ModelConfig};
+use lenaware::model::llama::Llama;
+use lenaware::model::{Checkpoint, ModelConfig, Precision};
 
 const PROMPT: usize = 64;
 const NEW_TOKENS: usize = 64;

@@ -24,7 +24,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::error::{Error, Result};
 use crate::kernel::Team;
-use crate::model::llama::Precision;
+use crate::model::Precision;
 
 /// Length perception for language models: measure, learn and use how long answers will be.
 #[derive(Parser)]

@@ -280,6 +280,7 @@ mod tests {
             model: "m".into(),
             model_sha256: Some("w".into()),
             template_sha256: Some("t".into()),
+            dtype: Some("f32".into()),
             instructions_sha256: instructions_sha256(instructions),
             temperatures: vec![0.0, 0.7],
             samples: 2,
@@ -290,14 +291,25 @@ mod tests {
     }
 
     #[test]
-    fn a_manifest_of_before_top_p_and_endpoints_is_read() {
+    fn a_manifest_of_before_top_p_dtype_and_endpoints_is_read() {
         let old = r#"{"model": "m", "model_sha256": "w", "template_sha256": "t",
             "instructions_sha256": "i", "temperatures": [0.0, 0.7], "samples": 2,
             "max_new_tokens": 32, "seed": 42}"#;
         let begun: Plan = serde_json::from_str(old).unwrap();
-        let mut expected = plan(&[]);
-        expected.instructions_sha256 = "i".into();
-        assert_eq!(begun, expected);
+        let instructions = instructions(&["a"]);
+        let expected = plan(&instructions);
+        let begun = Plan {
+            instructions_sha256: expected.instructions_sha256.clone(),
+            ..begun
+        };
+        let differences = expected.differences(&begun, &instructions);
+        assert_eq!(differences, Vec::<String>::new());
+        let bf16 = Plan {
+            dtype: Some("bf16".into()),
+            ..expected.clone()
+        };
+        let differences = bf16.differences(&begun, &instructions);
+        assert_eq!(differences, ["--dtype was f32 and is now bf16"]);
         let text = serde_json::to_string(&expected).unwrap();
         assert_eq!(serde_json::from_str::<Plan>(&text).unwrap(), expected);
     }

@@ -15,8 +15,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::dataset::FinishReason;
 use crate::error::{Error, Result};
+use crate::model::PartTimes;
 use crate::model::kv_cache::KvCache;
-use crate::model::llama::{Chunk, Llama, PartTimes, Workspace};
+use crate::model::llama::{Chunk, Llama, Workspace};
 
 use sampling::Draw;
 

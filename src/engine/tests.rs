@@ -3,11 +3,30 @@ use std::sync::Arc;
 
 use super::*;
 use crate::kernel::Team;
-use crate::model::{Checkpoint, ModelConfig};
+use crate::model::{Checkpoint, ModelConfig, Precision};
 
 fn tiny(threads: usize) -> Llama {
     let checkpoint = Checkpoint::random(&ModelConfig::tiny(), 7).unwrap();
     Llama::new(&checkpoint, Team::new(threads)).unwrap()
+}
+
+/// The ways a model may be computed and kept: f32, f32 from weights that are exact in bf16,
+/// bf16 with a cache in f16.
+fn every_form(threads: usize) -> Vec<Llama> {
+    let checkpoint = Checkpoint::random(&ModelConfig::tiny(), 7).unwrap();
+    let mut rounded = checkpoint.clone();
+    for tensor in rounded.tensors.values_mut() {
+        let narrow = tensor.to_dtype(candle_core::DType::BF16).unwrap();
+        *tensor = narrow.to_dtype(candle_core::DType::F32).unwrap();
+    }
+    let team = Team::new(threads);
+    [
+        (&checkpoint, Precision::F32),
+        (&rounded, Precision::F32),
+        (&checkpoint, Precision::BF16),
+    ]
+    .map(|(weights, precision)| Llama::with_precision(weights, precision, team.clone()).unwrap())
+    .into()
 }
 
 fn requests(count: usize) -> Vec<Request> {
@@ -39,21 +58,23 @@ fn run(model: &Llama, slots: usize, batching: Batching, share: bool) -> (Vec<Res
 
 #[test]
 fn answers_do_not_depend_on_batching_slots_threads_or_shared_prefixes() {
-    let model = tiny(1);
-    let (alone, _) = run(&model, 1, Batching::Static, false);
-    assert_eq!(alone.len(), 23);
-    assert!(alone.iter().any(|r| r.finish_reason == FinishReason::Stop));
-    assert!(
-        alone
-            .iter()
-            .any(|r| r.finish_reason == FinishReason::Length)
-    );
+    let alone: Vec<Vec<Response>> = every_form(1)
+        .iter()
+        .map(|model| run(model, 1, Batching::Static, false).0)
+        .collect();
+    for answers in &alone {
+        let ended = |reason| answers.iter().any(|r| r.finish_reason == reason);
+        assert!(answers.len() == 23 && ended(FinishReason::Stop) && ended(FinishReason::Length));
+    }
+    // Otherwise the forms would not be told apart here.
+    assert!(alone[0] != alone[1] && alone[0] != alone[2]);
     for threads in [1, 2, 3] {
-        let model = tiny(threads);
-        for slots in [1, 2, 5, 23, 40] {
-            for batching in [Batching::Static, Batching::Compacting, Batching::Continuous] {
-                for share in [false, true] {
-                    assert_eq!(run(&model, slots, batching, share).0, alone);
+        for (model, alone) in every_form(threads).iter().zip(&alone) {
+            for slots in [1, 2, 5, 23, 40] {
+                for batching in [Batching::Static, Batching::Compacting, Batching::Continuous] {
+                    for share in [false, true] {
+                        assert_eq!(&run(model, slots, batching, share).0, alone);
+                    }
                 }
             }
         }
@@ -61,8 +82,36 @@ fn answers_do_not_depend_on_batching_slots_threads_or_shared_prefixes() {
 }
 
 #[test]
+fn bf16_logits_are_near_those_of_f32() {
+    let forms = every_form(2);
+    let prompt: Vec<u32> = (0..20).map(|i| 3 + i * 7 % 60).collect();
+    let logits: Vec<Vec<f32>> = forms
+        .iter()
+        .map(|model| {
+            let chunk = Chunk {
+                slot: 0,
+                tokens: &prompt,
+                logits: true,
+            };
+            let mut cache = model.new_cache(1, 32).unwrap();
+            model
+                .forward(&[chunk], &mut cache, &mut Workspace::default(), None)
+                .unwrap()
+                .to_vec()
+        })
+        .collect();
+    let size = logits[0].iter().fold(0f32, |a, b| a.max(b.abs()));
+    for (a, b) in logits[0].iter().zip(&logits[2]) {
+        assert!((a - b).abs() < 0.03 * size, "{a} {b} {size}");
+    }
+}
+
+#[test]
 fn logits_of_a_row_are_bitwise_the_same_alone_and_among_others() {
-    let model = tiny(2);
+    every_form(2).iter().for_each(row_alone_and_among_others);
+}
+
+fn row_alone_and_among_others(model: &Llama) {
     let prompts: Vec<Vec<u32>> = requests(9).iter().map(|r| r.prompt.to_vec()).collect();
     let mut workspace = Workspace::default();
     let mut cache = model.new_cache(12, 64).unwrap();

@@ -14,6 +14,7 @@ pub mod elementwise;
 pub mod lane;
 pub mod lines;
 pub mod packed;
+pub mod pages;
 pub mod peak;
 pub mod product;
 pub mod team;

@@ -6,8 +6,7 @@ use crate::error::{Error, Result};
 use crate::kernel::Team;
 
 use super::{
-    ChatTemplate, Checkpoint, ModelConfig, ModelFiles, TextTokenizer,
-    llama::{Llama, Precision},
+    ChatTemplate, Checkpoint, ModelConfig, ModelFiles, Precision, TextTokenizer, llama::Llama,
 };
 
 /// A loaded model, its tokenizer and its chat template.

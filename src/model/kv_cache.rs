@@ -6,8 +6,8 @@
 //! (`[d][16]`), then 16 values (`[16][d]`).
 
 use crate::error::{Error, Result};
-use crate::kernel::attention::{BLOCK, Element, Pages};
 use crate::kernel::lines::{Lines, bytes_mut};
+use crate::kernel::pages::{BLOCK, Element, Pages};
 
 use super::weights::ModelConfig;
 

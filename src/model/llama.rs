@@ -4,46 +4,18 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Instant;
 
 use crate::error::{Error, Result};
-use crate::kernel::attention::{Attend, Element, MAX_HEAD_DIM, attend, scratch_len};
+use crate::kernel::attention::{Attend, attend, scratch_len};
 use crate::kernel::elementwise::{rms_norm, rotate};
+use crate::kernel::pages::MAX_HEAD_DIM;
 use crate::kernel::{Arithmetic, Epilogue, PackedWeights, Team};
 
 use super::kv_cache::KvCache;
+use super::part_times::{PartTimes, Stopwatch};
+use super::precision::Precision;
 use super::rope::RopeTable;
 use super::weights::{Checkpoint, ModelConfig};
-
-/// With how many bits a model computes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Precision {
-    /// Of the products with weights.
-    pub products: Arithmetic,
-    /// Of keys and values in the cache.
-    pub cache: Element,
-}
-
-impl Precision {
-    /// Everything in f32: the default, and what results are quoted in.
-    pub const F32: Precision = Precision {
-        products: Arithmetic::F32,
-        cache: Element::F32,
-    };
-    /// The name that `--dtype` and files use.
-    pub fn name(self) -> &'static str {
-        match self.products {
-            Arithmetic::F32 => "f32",
-            Arithmetic::Bf16 => "bf16",
-        }
-    }
-
-    /// Products in bf16, keys and values in f16: faster, half the memory, other answers.
-    pub const BF16: Precision = Precision {
-        products: Arithmetic::Bf16,
-        cache: Element::F16,
-    };
-}
 
 /// A Llama-family model on the CPU, weights packed for the kernels. The residual stream, norms
 /// and attention are f32.
@@ -91,30 +63,6 @@ pub struct Workspace {
     logits: Vec<f32>,
     /// Where the time of all passes went.
     pub times: PartTimes,
-}
-
-/// Seconds by part of the forward pass.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct PartTimes {
-    /// The blocks' projections.
-    pub products_s: f64,
-    /// Rotating, storing and attending.
-    pub attention_s: f64,
-    /// The output head.
-    pub head_s: f64,
-    /// Embedding, norms, and what lies between the parts.
-    pub rest_s: f64,
-}
-
-/// Adds the time since the last lap to a part.
-struct Stopwatch(Instant);
-
-impl Stopwatch {
-    fn lap(&mut self, part: &mut f64) {
-        let now = Instant::now();
-        *part += (now - self.0).as_secs_f64();
-        self.0 = now;
-    }
 }
 
 /// Residual states of the last token of each chunk after chosen blocks.
@@ -283,7 +231,7 @@ impl Llama {
             n * self.config.num_attention_heads * self.config.head_dim,
         );
         grow(&mut w.inner, n * self.config.intermediate_size);
-        let mut watch = Stopwatch(Instant::now());
+        let mut watch = Stopwatch::start();
         self.embed(&rows, &mut w.hidden);
         let last: Vec<usize> = last_rows(chunks);
         if let Some(capture) = capture.as_deref_mut() {

@@ -29,10 +29,13 @@ fn with_model(name: &str) -> tempfile::TempDir {
 /// The rendered prompt and its ids.
 fn prompt(dir: &Path, flags: &str) -> (String, Vec<u32>) {
     let mut command = lenaware(dir);
-    let shown = "build-dataset --instructions in.jsonl --out out --show-prompt";
-    let out = succeed(command.args(shown.split(' ')).args(flags.split(' ')));
-    let (text, ids) = out.trim_end().rsplit_once('\n').unwrap();
-    (text.to_string(), serde_json::from_str(ids).unwrap())
+    let shown = "--json build-dataset --instructions in.jsonl --out out --show-prompt";
+    let out = succeed_json(command.args(shown.split(' ')).args(flags.split(' ')));
+    let ids = out["tokens"].as_array().unwrap().iter();
+    (
+        out["rendered"].as_str().unwrap().to_string(),
+        ids.map(|t| t["id"].as_u64().unwrap() as u32).collect(),
+    )
 }
 
 #[test]

@@ -12,6 +12,7 @@ fn provenance(finish_reasons: Known) -> Provenance {
         temperatures: Known::Recorded,
         tool_version: "0".into(),
         git_commit: None,
+        ..Provenance::default()
     }
 }
 

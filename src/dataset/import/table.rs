@@ -193,6 +193,7 @@ impl Pass<'_> {
             temperatures,
             tool_version: env!("CARGO_PKG_VERSION").into(),
             git_commit: crate::provenance::git_commit(),
+            ..Provenance::default()
         };
         let mut pass = Pass {
             import,

@@ -1,0 +1,31 @@
+//! Where the time of the forward pass goes.
+
+use std::time::Instant;
+
+/// Seconds by part of the forward pass.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct PartTimes {
+    /// The blocks' projections.
+    pub products_s: f64,
+    /// Rotating, storing and attending.
+    pub attention_s: f64,
+    /// The output head.
+    pub head_s: f64,
+    /// Embedding, norms, and what lies between the parts.
+    pub rest_s: f64,
+}
+
+/// Adds the time since the last lap to a part.
+pub(super) struct Stopwatch(Instant);
+
+impl Stopwatch {
+    pub(super) fn start() -> Stopwatch {
+        Stopwatch(Instant::now())
+    }
+
+    pub(super) fn lap(&mut self, part: &mut f64) {
+        let now = Instant::now();
+        *part += (now - self.0).as_secs_f64();
+        self.0 = now;
+    }
+}
