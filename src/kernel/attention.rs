@@ -16,7 +16,8 @@ pub struct Attend<'a> {
     /// `[heads, d]`, rotated, not yet scaled.
     pub queries: &'a [f32],
     pub pages: Pages<'a>,
-    /// What this thread attends to next: its keys are brought near meanwhile.
+    /// What this thread attends to next: its keys are brought near meanwhile. None where keys
+    /// and values are in the caches already.
     pub ahead: Option<Pages<'a>>,
     /// Positions attended to, the row's own included; at least 1.
     pub len: usize,
@@ -167,13 +168,16 @@ unsafe fn score_blocks<L: Lane, E: Stored, const G: usize, const B: usize>(
         for (b, keys) in keys.iter_mut().enumerate() {
             *keys = call.pages.block(block + b).cast();
         }
+        let cold = call.ahead.is_some();
         let mut sums = [[L::zero(); B]; G];
         for i in 0..d {
             let mut k = [L::zero(); B];
             for b in 0..B {
                 k[b] = E::load(keys[b].add(i * BLOCK));
-                // The block's values, which follow its keys, are next.
-                prefetch(keys[b].wrapping_add((d + i) * BLOCK).cast());
+                if cold {
+                    // The block's values, which follow its keys, are next.
+                    prefetch(keys[b].wrapping_add((d + i) * BLOCK).cast());
+                }
             }
             for g in 0..G {
                 let a = L::splat(*q.add(g * d + i));

@@ -3,7 +3,7 @@
 //! A step of decoding reads every weight once, and with few rows nothing else takes as long.
 //! So a matrix is kept in the narrowest form that gives back exactly the weights it was made
 //! of: the quantized blocks of a GGUF file are found again in its dequantized values, and
-//! checkpoints published in bf16 stay bf16. What is computed is the same, bit for bit.
+//! checkpoints published in bf16 or f16 stay so. What is computed is the same, bit for bit.
 
 use super::lane::WIDTH;
 use super::lines::{Line, Lines, bytes, bytes_mut};
@@ -31,6 +31,8 @@ pub enum Storage {
     F32,
     /// `[in / 2][32][2]` bf16.
     Bf16,
+    /// `[in][32]` f16.
+    F16,
     /// Blocks of 32 `in`: a step and an offset a column, `[in][32]` 4-bit multiples. Holds
     /// GGUF's Q4_0 and Q4_1.
     Affine4,
@@ -44,6 +46,7 @@ impl Storage {
         match self {
             Storage::F32 => (1, 2),
             Storage::Bf16 => (2, 2),
+            Storage::F16 => (1, 1),
             Storage::Affine4 => (BLOCK, 4 + BLOCK / 4),
             Storage::Scaled8 => (BLOCK, 2 + BLOCK / 2),
         }
@@ -191,6 +194,10 @@ fn write(storage: Storage, piece: &mut [Line], column: usize, weights: &[f32]) {
             let bits = |w: f32| u32::from(half::bf16::from_f32(w).to_bits());
             piece[half].0[lane] = f32::from_bits(bits(weights[0]) | bits(weights[1]) << 16);
         }
+        Storage::F16 => {
+            let bytes = half::f16::from_f32(weights[0]).to_ne_bytes();
+            bytes_mut(piece)[2 * column..2 * column + 2].copy_from_slice(&bytes);
+        }
         Storage::Affine4 => {
             // `narrowest` has seen every block fit.
             let Some((step, offset, multiples)) = affine4(weights) else {
@@ -219,12 +226,17 @@ fn write(storage: Storage, piece: &mut [Line], column: usize, weights: &[f32]) {
 /// Reads what [`write`] wrote.
 fn read(storage: Storage, piece: &[Line], column: usize, weights: &mut [f32]) {
     let (half, lane) = (column / WIDTH, column % WIDTH);
-    let first = piece[half].0[lane];
+    let first = piece.get(half).map_or(0.0, |line| line.0[lane]);
     match storage {
         Storage::F32 => weights[0] = first,
         Storage::Bf16 => {
             weights[0] = f32::from_bits(first.to_bits() << 16);
             weights[1] = f32::from_bits(first.to_bits() & 0xffff_0000);
+        }
+        Storage::F16 => {
+            let bytes = bytes(piece);
+            let bytes = [bytes[2 * column], bytes[2 * column + 1]];
+            weights[0] = half::f16::from_ne_bytes(bytes).to_f32();
         }
         Storage::Affine4 => {
             let offset = piece[2 + half].0[lane];
@@ -248,6 +260,7 @@ fn narrowest(rows: &[&[f32]]) -> Storage {
     let every_block = |fits: &dyn Fn(&[f32]) -> bool| {
         width.is_multiple_of(BLOCK) && rows.iter().all(|row| row.chunks_exact(BLOCK).all(fits))
     };
+    let in_f16 = |row: &&[f32]| row.iter().all(|&w| half::f16::from_f32(w).to_f32() == w);
     let in_bf16 = |row: &&[f32]| row.iter().all(|w| w.to_bits() & 0xffff == 0);
     if every_block(&|block| affine4(block).is_some()) {
         Storage::Affine4
@@ -255,6 +268,8 @@ fn narrowest(rows: &[&[f32]]) -> Storage {
         Storage::Scaled8
     } else if width.is_multiple_of(2) && rows.iter().all(in_bf16) {
         Storage::Bf16
+    } else if rows.iter().all(in_f16) {
+        Storage::F16
     } else {
         Storage::F32
     }
@@ -346,7 +361,7 @@ mod tests {
             (GgmlDType::Q4_1, Storage::Affine4),
             (GgmlDType::Q8_0, Storage::Scaled8),
             (GgmlDType::BF16, Storage::Bf16),
-            (GgmlDType::F16, Storage::F32),
+            (GgmlDType::F16, Storage::F16),
             (GgmlDType::F32, Storage::F32),
         ] {
             let (rows, width) = (70, 96);

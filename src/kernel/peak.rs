@@ -10,7 +10,7 @@ use super::team::Team;
 /// Sums kept in registers, as in the products.
 const CHAINS: usize = 24;
 const STEPS: usize = 1 << 18;
-const RUNS: usize = 5;
+const RUNS: usize = 20;
 
 /// Floating point operations a second of all threads together, with operands in registers:
 /// the best of a few short runs.

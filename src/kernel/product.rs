@@ -10,10 +10,14 @@ use super::lane::{Isa, Lane, WIDTH, instantiate, prefetch};
 use super::lines::{Line, floats_mut};
 use super::packed::{Arithmetic, PANEL, PackedWeights, Storage};
 use super::team::Team;
-use super::widen::{Affine4, Bf16, Plain, Scaled8, Weights};
+use super::widen::{Affine4, Bf16, F16, Plain, Scaled8, Weights};
 
 /// Rows whose sums fit the 32 vector registers of AVX-512: 12 x 2 sums, 2 weights, 1 activation.
 const TILE: usize = 12;
+/// From so many tiles on, prefetching costs more than it saves.
+const MANY_TILES: usize = 12;
+/// Bytes that a single tile looks ahead.
+const LOOK_AHEAD: usize = 8192;
 /// With 16 registers of 8 floats nothing larger stays in registers.
 const TILE_PORTABLE: usize = 2;
 
@@ -201,6 +205,7 @@ unsafe fn panel<L: Lane>(call: &PanelCall) {
             (Arithmetic::Bf16, _) => tiles::<L, Pairs>(call, call.weights),
             (_, Storage::F32) => tiles::<L, Plain>(call, call.weights),
             (_, Storage::Bf16) => widened::<L, Bf16>(call),
+            (_, Storage::F16) => widened::<L, F16>(call),
             (_, Storage::Affine4) => widened::<L, Affine4>(call),
             (_, Storage::Scaled8) => widened::<L, Scaled8>(call),
         }
@@ -240,17 +245,24 @@ unsafe fn tiles<L: Lane, S: Tile>(call: &PanelCall, weights: *const u8) {
     // Tiles of nearly equal height: 32 rows as 11 + 11 + 10, not 12 + 12 + 8.
     let tiles = call.rows.div_ceil(largest_tile::<L>());
     // Memory rests while further tiles meet a panel that is in the caches by now: time to bring
-    // the next panel near. A single tile is bound by memory and has none to spare.
-    let share = if tiles > 1 && !call.ahead.is_null() {
-        call.weight_bytes / (tiles * call.rows_in)
-    } else {
-        0
+    // the next panel near. A single tile looks ahead in the stream it reads, where it computes
+    // long enough for the processor not to do so by itself, and reads enough for it to matter.
+    let position_bytes = call.weight_bytes / call.rows_in;
+    let (from, share) = match tiles {
+        1 if call.rows > 2 && position_bytes >= 64 => {
+            (call.weights.wrapping_add(LOOK_AHEAD), position_bytes)
+        }
+        1 => (std::ptr::null(), 0),
+        _ if call.ahead.is_null() => (std::ptr::null(), 0),
+        tiles if tiles <= MANY_TILES => (call.ahead, position_bytes / tiles),
+        // A prompt's many rows: the wait for each panel's first tile is lost among them.
+        _ => (std::ptr::null(), 0),
     };
     let mut row = 0;
     for tile_index in 0..tiles {
         let end = call.rows * (tile_index + 1) / tiles;
         let ahead = Ahead {
-            from: call.ahead.wrapping_add(tile_index * share * call.rows_in),
+            from: from.wrapping_add(tile_index * share * call.rows_in),
             share,
         };
         // SAFETY: rows row..end are within `call.rows`.
@@ -286,7 +298,11 @@ impl Ahead {
     #[inline(always)]
     fn fetch(self, position: usize) {
         if self.share > 0 {
-            prefetch(self.from.wrapping_add(position * self.share));
+            let at = self.from.wrapping_add(position * self.share);
+            prefetch(at);
+            if self.share > size_of::<Line>() {
+                prefetch(at.wrapping_add(size_of::<Line>()));
+            }
         }
     }
 }
@@ -352,6 +368,9 @@ impl Tile for Pairs {
             let x = call.pairs.add(row * half);
             for k in 0..half {
                 ahead.fetch(2 * k);
+                if ahead.share == size_of::<Line>() {
+                    ahead.fetch(2 * k + 1);
+                }
                 let (w0, w1) = (weights.add(k * PANEL), weights.add(k * PANEL + WIDTH));
                 for r in 0..R {
                     let a = *x.add(r * half + k);

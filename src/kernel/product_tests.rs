@@ -58,7 +58,7 @@ fn a_row_does_not_depend_on_the_rows_beside_it() {
 #[test]
 fn every_storage_of_the_same_weights_gives_the_same_bits() {
     let (out, inn) = (70, 64);
-    // -8 to 7 eighths: exact in 4 bits, 8 bits and bf16.
+    // -8 to 7 eighths: exact in 4 bits, 8 bits, bf16 and f16.
     let w: Vec<f32> = (0..out * inn)
         .map(|i| ((i * 7 + i / 16) % 16) as f32 / 8.0 - 1.0)
         .collect();
@@ -70,6 +70,7 @@ fn every_storage_of_the_same_weights_gives_the_same_bits() {
         for storage in [
             Storage::F32,
             Storage::Bf16,
+            Storage::F16,
             Storage::Affine4,
             Storage::Scaled8,
         ] {

@@ -68,6 +68,25 @@ impl Weights for Bf16 {
     }
 }
 
+/// [`Storage::F16`].
+pub(super) struct F16;
+
+impl Weights for F16 {
+    const IN: usize = Storage::F16.piece().0;
+    const LINES: usize = Storage::F16.piece().1;
+    type Scales<L: Lane> = ();
+
+    #[inline(always)]
+    unsafe fn scales<L: Lane>(_: *const u8) -> Self::Scales<L> {}
+
+    #[inline(always)]
+    unsafe fn weights<L: Lane>(piece: *const u8, (): Self::Scales<L>, _: usize) -> [L; 2] {
+        let piece = piece.cast::<u16>();
+        // SAFETY: a piece is 32 halves.
+        unsafe { [L::load_f16(piece), L::load_f16(piece.add(WIDTH))] }
+    }
+}
+
 /// [`Storage::Affine4`].
 pub(super) struct Affine4;
 

@@ -391,16 +391,18 @@ impl Llama {
         self.team.run(&|_| {
             let mut scratch = vec![0.0; scratch_len(longest)];
             let claim = || next.fetch_add(1, Ordering::Relaxed);
+            // The rows of one prompt share their keys: near already.
+            let warm = |index: usize| index > 0 && rows[index - 1].slot == rows[index].slot;
             let mut index = claim();
             while let Some(row) = rows.get(index) {
                 let following = claim();
                 for head in 0..kv_heads {
                     let first = head * group * d;
                     let ahead = match rows.get(following) {
+                        _ if warm(index) => None,
                         _ if head + 1 < kv_heads => Some((row.slot, head + 1)),
-                        // A prompt's rows share their keys: near already.
-                        Some(next) if next.slot != row.slot => Some((next.slot, 0)),
-                        _ => None,
+                        Some(next) => Some((next.slot, 0)),
+                        None => None,
                     };
                     let call = Attend {
                         queries: &qkv[index * width + first..][..group * d],
