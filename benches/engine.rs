@@ -3,13 +3,14 @@
 //!
 //! What bounds it: a token costs 0.27 GFLOP in products. With one row every step streams all
 //! weights from memory, so what counts is the form they are kept in: 538 MB in f32, 269 MB
-//! where they are exact in bf16, 108 MB as the blocks of a 4-bit GGUF file; the answers are
+//! where they are exact in bf16, 101 MB as the blocks of a 4-bit GGUF file; the answers are
 //! the same. From about 8 rows on the multiply-adds bound the step, and with longer contexts
 //! attention over the KV cache (46 KB a position and row in f32, 23 KB in f16).
 //!
 //! `cargo bench --bench engine [-- --threads N] [--only f32|f32-bf16|f32-q4|bf16] [--positions]`:
 //! after a warm-up, the median of 3 runs each. Shares are of the best that this machine shows
-//! just before: multiply-adds on operands in registers, reading 512 MB.
+//! just before: multiply-adds on operands in registers, reading 512 MB. On a shared machine the
+//! latter moves, and a share may come out above 100 %.
 
 use std::time::Instant;
 

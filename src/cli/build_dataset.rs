@@ -74,8 +74,6 @@ pub struct Arguments {
     /// line) or hub:org/name[@revision][:file] [default: the project's own]
     #[arg(long, value_name = "FILE")]
     instructions: Option<PathBuf>,
-    #[command(flatten, next_help_heading = "Columns of --instructions")]
-    columns: instruction::Columns,
     /// Only instructions of this split: train, validation or test
     #[arg(long)]
     split: Option<String>,
@@ -107,6 +105,8 @@ pub struct Arguments {
     /// server, and stop
     #[arg(long)]
     show_prompt: bool,
+    #[command(flatten, next_help_heading = "Columns of --instructions")]
+    columns: instruction::Columns,
 }
 
 pub fn run(global: &Global, arguments: &Arguments) -> Result<()> {

@@ -38,6 +38,7 @@ struct Cli {
 
 /// Flags of every command.
 #[derive(Args, Clone)]
+#[command(next_help_heading = "Options of every command")]
 pub(crate) struct Global {
     /// Where to compute: auto or cpu
     #[arg(long, global = true, default_value = "auto", value_name = "DEVICE")]

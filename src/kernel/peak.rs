@@ -9,7 +9,7 @@ use super::team::Team;
 
 /// Sums kept in registers, as in the products.
 const CHAINS: usize = 24;
-const STEPS: usize = 1 << 18;
+const STEPS: usize = 1 << 20;
 const RUNS: usize = 20;
 
 /// Floating point operations a second of all threads together, with operands in registers:

@@ -38,7 +38,7 @@ pub struct Team {
 }
 
 impl Team {
-    /// A team of `threads` (at least 1) threads.
+    /// A team of `threads` (at least 1) threads, or of as many as the system grants.
     pub fn new(threads: usize) -> Arc<Team> {
         let threads = threads.max(1);
         let shared = Arc::new(Shared {
@@ -50,12 +50,12 @@ impl Team {
             parked: (1..threads).map(|_| AtomicBool::new(false)).collect(),
         });
         let workers: Vec<_> = (1..threads)
-            .map(|id| {
+            .map_while(|id| {
                 let shared = shared.clone();
                 std::thread::Builder::new()
                     .name(format!("lenaware-{id}"))
                     .spawn(move || work(&shared, id))
-                    .expect("the system refused a thread")
+                    .ok()
             })
             .collect();
         let handles = workers.iter().map(|w| w.thread().clone()).collect();
