@@ -8,5 +8,7 @@ use std::process::ExitCode;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    // `lenaware ... | head` ends quietly, as other tools do.
+    sigpipe::reset();
     lenaware::cli::main()
 }

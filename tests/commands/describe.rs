@@ -171,3 +171,16 @@ fn what_is_no_dataset_is_refused() {
         .unwrap();
     refusal(&output, 2);
 }
+
+#[test]
+fn a_reader_that_goes_away_is_no_error_of_ours() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut command = lenaware(dir.path());
+    command.args(["describe", "embedded"]);
+    command.stdout(std::process::Stdio::piped());
+    command.stderr(std::process::Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(crate::text(&output.stderr), "");
+}
