@@ -1,6 +1,7 @@
 //! Llama-family models: where they come from, their files, and the forward pass.
 
 mod built_in_templates;
+pub mod capture;
 pub mod chat;
 pub mod chat_template;
 mod directory;

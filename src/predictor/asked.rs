@@ -80,6 +80,7 @@ impl Predictor for Asked {
                     None => Prediction {
                         tokens: self.fallback,
                         unparsable: true,
+                        quantiles: None,
                     },
                 })
             })

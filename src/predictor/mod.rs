@@ -2,8 +2,10 @@
 
 pub mod asked;
 pub mod baseline;
+pub mod calibration;
 pub mod from_file;
 pub mod known;
+mod prediction;
 pub mod ridge;
 pub mod states;
 pub mod stored;
@@ -18,36 +20,7 @@ use crate::evaluate::statistics::median;
 use crate::kernel::Team;
 use crate::model::{ChatModel, Checkpoint, ModelFiles, llama::Llama, resolve};
 
-/// A request whose answer's length is asked for.
-#[derive(Debug, Clone, Copy)]
-pub struct Query<'a> {
-    pub instruction_id: &'a str,
-    /// Empty where the dataset does not know it (traces).
-    pub instruction: &'a str,
-    /// Length of the rendered prompt; 0 where unknown.
-    pub prompt_tokens: u32,
-    /// The label over the recorded samples: only `ground-truth` may look.
-    pub label: f64,
-    /// The length of the very answer that will be served: only `oracle` may look.
-    pub served: Option<f64>,
-}
-
-/// A predicted length in tokens.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Prediction {
-    pub tokens: f64,
-    /// The model's answer held no number, and `tokens` is the fallback.
-    pub unparsable: bool,
-}
-
-impl Prediction {
-    pub fn of(tokens: f64) -> Prediction {
-        Prediction {
-            tokens,
-            unparsable: false,
-        }
-    }
-}
+pub use prediction::{LEVELS, Prediction, Quantiles, Query};
 
 /// Foresees lengths.
 pub trait Predictor {

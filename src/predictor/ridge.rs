@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::model::ChatModel;
 use crate::persist;
 
-use super::states::last_token_states;
+use super::states::{StatesOf, prompt_states};
 use super::{Prediction, Predictor, Query};
 
 const FILE: &str = "ridge.safetensors";
@@ -292,7 +292,11 @@ impl Predictor for Ridge {
             .iter()
             .map(|q| (q.instruction_id, q.instruction))
             .collect();
-        let states = last_token_states(&self.chat, &asked, &[self.fit.layer], |_| ())?;
+        let of = StatesOf {
+            last: vec![self.fit.layer],
+            mean: Vec::new(),
+        };
+        let states = prompt_states(&self.chat, &asked, &of, |_| ())?;
         Ok(states
             .chunks_exact(self.chat.config().hidden_size)
             .map(|state| Prediction::of(self.fit.predict(state)))

@@ -18,7 +18,7 @@ use crate::train::{Example, StepRecord, TrainConfig, Training, mean_loss};
 
 use super::asked::question;
 use super::ridge::{self, Examples, Trial};
-use super::states::last_token_states;
+use super::states::{StatesOf, prompt_states};
 use super::stored::{Description, Kind};
 
 /// Targets of instruction tuning are rounded up to multiples of this (paper, section 3.2).
@@ -112,12 +112,16 @@ pub fn train_ridge(
     mut on_progress: impl FnMut(usize),
 ) -> Result<Vec<Trial>> {
     let layers = ridge::candidate_layers(chat.config().num_hidden_layers);
+    let of_layers = StatesOf {
+        last: layers.clone(),
+        mean: Vec::new(),
+    };
     let run = |of: &[Instance<'_>], done: usize, on: &mut dyn FnMut(usize)| {
         let asked: Vec<(&str, &str)> = of
             .iter()
             .map(|i| (i.instruction_id, i.instruction))
             .collect();
-        last_token_states(chat, &asked, &layers, |n| on(done + n))
+        prompt_states(chat, &asked, &of_layers, |n| on(done + n))
             .map_err(|e| e.from_file(&data.name))
     };
     let train_states = run(&data.train, 0, &mut on_progress)?;
