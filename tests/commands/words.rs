@@ -75,6 +75,8 @@ fn words_are_trained_evaluated_and_asked_without_a_model() {
             (&"a".into(), &false.into())
         );
         assert!(line["predicted_tokens"].as_f64().unwrap() >= 1.0);
+        let quantile = |p: &str| line["quantiles"][p].as_f64().unwrap();
+        assert!(quantile("0.1") <= quantile("0.5") && quantile("0.5") <= quantile("0.9"));
     }
 
     // An experiment takes it by its folder.
