@@ -353,7 +353,7 @@ impl Lexical {
             return Err(file.damaged("holds vectors of different sizes"));
         }
         let (intercept, limit) = (file.settings.intercept, file.settings.limit);
-        if !intercept.is_finite() || !(limit >= 1.0) || features.shape_scale.contains(&0.0) {
+        if !intercept.is_finite() || limit < 1.0 || features.shape_scale.contains(&0.0) {
             return Err(file.damaged("holds numbers that make no sense"));
         }
         Ok(Lexical {
