@@ -18,7 +18,7 @@ use crate::train::{Example, StepRecord, TrainConfig, Training, mean_loss};
 
 use super::asked::question;
 use super::ridge::{self, Examples, Trial};
-use super::states::{StatesOf, prompt_states};
+use super::states::{StateReader, StatesOf};
 use super::stored::{Description, Kind};
 
 /// Targets of instruction tuning are rounded up to multiples of this (paper, section 3.2).
@@ -132,12 +132,18 @@ impl<'d> TrainingData<'d> {
         }
     }
 
-    fn describe(&self, kind: Kind, files: &ModelFiles) -> Result<Description> {
+    /// Describes a predictor that looks into a model, fitted on so many instructions.
+    pub(super) fn describe(
+        &self,
+        kind: Kind,
+        files: &ModelFiles,
+        instructions: usize,
+    ) -> Result<Description> {
         Ok(Description {
             model: files.name.clone(),
             model_sha256: files.sha256()?,
             chat_template: files.chat_template.clone(),
-            ..self.describe_words(kind, self.train.len())
+            ..self.describe_words(kind, instructions)
         })
     }
 }
@@ -148,12 +154,13 @@ impl<'d> TrainingData<'d> {
 /// A prompt that does not fit the model, or a folder that cannot be written.
 pub fn train_ridge(
     files: &ModelFiles,
-    chat: &ChatModel,
+    chat: Arc<ChatModel>,
     data: &TrainingData<'_>,
     out: &Path,
     mut on_progress: impl FnMut(usize),
 ) -> Result<Vec<Trial>> {
     let layers = ridge::candidate_layers(chat.config().num_hidden_layers);
+    let reader = StateReader::new(chat)?;
     let of_layers = StatesOf {
         last: layers.clone(),
         mean: Vec::new(),
@@ -163,7 +170,8 @@ pub fn train_ridge(
             .iter()
             .map(|i| (i.instruction_id, i.instruction))
             .collect();
-        prompt_states(chat, &asked, &of_layers, |n| on(done + n))
+        reader
+            .read(&asked, &of_layers, |n| on(done + n))
             .map_err(|e| e.from_file(&data.name))
     };
     let train_states = run(&data.train, 0, &mut on_progress)?;
@@ -182,7 +190,8 @@ pub fn train_ridge(
         },
     )?;
     fitted.write(out)?;
-    data.describe(Kind::Ridge, files)?.write(out)?;
+    data.describe(Kind::Ridge, files, data.train.len())?
+        .write(out)?;
     Ok(trials)
 }
 
@@ -290,7 +299,8 @@ pub fn train_lora(
     let watched: Vec<(u64, f64)> = log.validation.iter().map(|v| (v.0 as u64, v.1)).collect();
     loss_curve(&out.join("loss"), &points, &watched)?;
     // The description last: a folder that has it is complete.
-    data.describe(Kind::Lora, files)?.write(out)?;
+    data.describe(Kind::Lora, files, data.train.len())?
+        .write(out)?;
     if state.exists() {
         std::fs::remove_file(&state).map_err(|e| Error::io(&state, e))?;
     }
