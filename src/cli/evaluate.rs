@@ -38,7 +38,7 @@ pub struct Arguments {
     /// Only the first N instructions
     #[arg(long, value_name = "N")]
     limit: Option<usize>,
-    /// constant, input-length, perception-only, ground-truth, file:FILE, or a trained one's
+    /// constant, input-length, perception-only, pia, ground-truth, file:FILE, or a trained one's
     /// folder; may be given several times
     #[arg(long, required = true)]
     predictor: Vec<String>,

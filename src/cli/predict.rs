@@ -14,7 +14,13 @@ use crate::predictor::{Query, Workshop, training_lengths};
 
 use super::{Global, must_not_exist};
 
+/// Probabilities whose quantiles are printed.
+const STATED: [f64; 7] = [0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99];
+
 /// Predict the lengths of answers to a file of instructions, as JSON lines
+///
+/// Predictors that know a distribution also print its `quantiles`: the length that an answer
+/// does not exceed with probability 0.1 to 0.99.
 ///
 /// Example:
 ///   lenaware predict --predictor ./runs/ridge --instructions in.jsonl --out predictions.jsonl
@@ -77,11 +83,17 @@ pub fn run(global: &Global, arguments: &Arguments) -> Result<()> {
         .predict(&queries)
         .map_err(|e| e.from_file(&arguments.instructions))?;
     for (query, prediction) in queries.iter().zip(predictions) {
-        let line = json!({
+        let mut line = json!({
             "instruction_id": query.instruction_id,
             "predicted_tokens": prediction.tokens,
             "unparsable": prediction.unparsable,
         });
+        if let Some(quantiles) = prediction.quantiles {
+            line["quantiles"] = STATED
+                .iter()
+                .map(|p| (p.to_string(), json!(quantiles.at(*p))))
+                .collect();
+        }
         text.push_str(&format!("{line}\n"));
     }
     match &arguments.out {

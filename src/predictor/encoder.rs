@@ -27,7 +27,7 @@ const LANDMARKS: usize = 1000;
 /// Widths tried of the likeness exp(width (cosine - 1)); 0 is the vector alone.
 const WIDTHS: [f32; 3] = [0.0, 1.5, 4.0];
 /// Penalties tried, relative to the number of training instructions.
-const PENALTIES: [f64; 5] = [0.01, 0.03, 0.1, 0.3, 1.0];
+const PENALTIES: [f64; 6] = [0.001, 0.003, 0.01, 0.03, 0.1, 0.3];
 
 /// Vectors of some training instructions, and how fast likeness to them fades.
 #[derive(Debug, Clone, PartialEq)]
