@@ -3,14 +3,13 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use serde_json::json;
 
 use crate::dataset::Label;
 use crate::dataset::embedded;
 use crate::error::{Error, Result};
 use crate::instruction;
 use crate::persist;
-use crate::predictor::{Query, Workshop, training_lengths};
+use crate::predictor::{Query, Workshop, from_file, training_lengths};
 
 use super::{Global, must_not_exist};
 
@@ -76,11 +75,7 @@ pub fn run(global: &Global, arguments: &Arguments) -> Result<()> {
         .predict(&queries)
         .map_err(|e| e.from_file(&arguments.instructions))?;
     for (query, prediction) in queries.iter().zip(predictions) {
-        let line = json!({
-            "instruction_id": query.instruction_id,
-            "predicted_tokens": prediction.tokens,
-            "unparsable": prediction.unparsable,
-        });
+        let line = from_file::line(query.instruction_id, &prediction);
         text.push_str(&format!("{line}\n"));
     }
     match &arguments.out {
