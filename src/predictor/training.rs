@@ -86,16 +86,58 @@ impl<'d> TrainingData<'d> {
         of.iter().map(|i| i.label(self.label)).collect()
     }
 
-    fn describe(&self, kind: Kind, files: &ModelFiles) -> Result<Description> {
-        Ok(Description {
+    /// The texts of the training instructions.
+    pub fn train_texts(&self) -> Vec<&'d str> {
+        self.train.iter().map(|i| i.instruction).collect()
+    }
+
+    /// The labels of the training instructions, tokens.
+    pub fn train_labels(&self) -> Vec<f64> {
+        self.labels(&self.train)
+    }
+
+    /// The texts of the validation instructions.
+    pub fn validation_texts(&self) -> Vec<&'d str> {
+        self.validation.iter().map(|i| i.instruction).collect()
+    }
+
+    /// The labels of the validation instructions, tokens.
+    pub fn validation_labels(&self) -> Vec<f64> {
+        self.labels(&self.validation)
+    }
+
+    /// Texts and labels of what is fitted on once all is chosen: the training instructions,
+    /// and those of validation where `refit` says so.
+    pub fn for_final_fit(&self, refit: bool) -> (Vec<&'d str>, Vec<f64>) {
+        let (mut texts, mut labels) = (self.train_texts(), self.train_labels());
+        if refit {
+            texts.extend(self.validation_texts());
+            labels.extend(self.validation_labels());
+        }
+        (texts, labels)
+    }
+
+    /// Describes a predictor that looks into no model, fitted on so many instructions.
+    pub(super) fn describe_words(&self, kind: Kind, instructions: usize) -> Description {
+        Description {
             kind,
             label: self.label.to_string(),
-            model: files.name.clone(),
-            model_sha256: files.sha256()?,
+            model: String::new(),
+            model_sha256: String::new(),
+            chat_template: None,
             dataset: self.name.clone(),
-            training_instructions: self.train.len(),
+            training_instructions: instructions,
             training_median: median(&self.labels(&self.train)),
             tool_version: env!("CARGO_PKG_VERSION").into(),
+        }
+    }
+
+    fn describe(&self, kind: Kind, files: &ModelFiles) -> Result<Description> {
+        Ok(Description {
+            model: files.name.clone(),
+            model_sha256: files.sha256()?,
+            chat_template: files.chat_template.clone(),
+            ..self.describe_words(kind, self.train.len())
         })
     }
 }
