@@ -311,12 +311,15 @@ mod tests {
         assert!(bootstrap_together::<1, 1>(&[], 1, |m| *m)[0].value.is_nan());
         assert_eq!(bootstrap_together(&[[3.0]], 1, |m| *m)[0].ci95, [3.0, 3.0]);
         // In blocks, of one and of two rows.
-        let many: Vec<[f64; 1]> = (0..15_000).map(|i| [f64::from(i % 2)]).collect();
+        let mut random = ChaCha8Rng::seed_from_u64(5);
+        let many: Vec<[f64; 1]> = (0..15_000).map(|_| [random.random::<f64>()]).collect();
         let found = bootstrap_together(&many, 4, |m| *m)[0];
-        let half = 1.96 * 0.5 / 15_000f64.sqrt();
-        assert_eq!(found.value, 0.5);
-        assert!((found.ci95[1] - 0.5 - half).abs() < 0.1 * half, "{found:?}");
-        assert!((found.ci95[0] - 0.5 + half).abs() < 0.1 * half, "{found:?}");
+        let column: Vec<f64> = many.iter().map(|row| row[0]).collect();
+        assert!((found.value - mean(&column)).abs() < 1e-12);
+        let half = 1.96 * (1.0 / 12f64).sqrt() / 15_000f64.sqrt();
+        let [low, high] = found.ci95;
+        assert!((high - found.value - half).abs() < 0.1 * half, "{found:?}");
+        assert!((found.value - low - half).abs() < 0.1 * half, "{found:?}");
     }
 
     #[test]

@@ -66,6 +66,7 @@ fn quantiles(stated: &BTreeMap<String, f64>) -> std::result::Result<Quantiles, S
         match above {
             0 => first.1,
             n if n == known.len() => last.1,
+            n if known[n].0 == p => known[n].1,
             n => {
                 let (low, high) = (known[n - 1], known[n]);
                 low.1 + (high.1 - low.1) * (p - low.0) / (high.0 - low.0)

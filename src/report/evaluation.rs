@@ -40,6 +40,12 @@ pub fn write_evaluation(
     ids: &[&str],
     labels: &[f64],
 ) -> Result<PathBuf> {
+    if out.exists() {
+        return Err(Error::Usage(format!(
+            "{} is there already: give another folder or remove it",
+            out.display()
+        )));
+    }
     let parent = match out.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
@@ -337,3 +343,6 @@ pub fn to_json(summary: &EvaluationSummary) -> Result<Value> {
 fn pretty(value: &Value) -> Vec<u8> {
     format!("{value:#}\n").into_bytes()
 }
+
+#[cfg(test)]
+mod tests;

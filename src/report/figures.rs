@@ -114,4 +114,6 @@ pub(crate) fn thinned<T>(items: &[T], most: usize) -> (impl Iterator<Item = &T>,
 }
 
 #[cfg(test)]
+mod predictor_tests;
+#[cfg(test)]
 mod tests;

@@ -6,6 +6,7 @@ mod settings;
 mod words;
 
 use std::path::PathBuf;
+use std::time::Instant;
 
 use clap::Args;
 
@@ -14,6 +15,7 @@ use crate::dataset::embedded;
 use crate::error::{Error, Result};
 use crate::model::{ChatModel, resolve};
 use crate::persist;
+use crate::predictor::stored::Description;
 use crate::predictor::training::TrainingData;
 
 pub use lora::tune;
@@ -116,6 +118,7 @@ pub fn run(global: &Global, arguments: &Arguments) -> Result<()> {
             out.display()
         )));
     }
+    let started = Instant::now();
     let dataset = embedded::open(&settings.dataset)?;
     let name = settings.dataset.display().to_string();
     let mut data = TrainingData::of(&name, &dataset, label)?;
@@ -138,6 +141,10 @@ pub fn run(global: &Global, arguments: &Arguments) -> Result<()> {
             words::train(global, kind, &data, &settings, &out)
         }
     };
+    if outcome.is_ok() {
+        let took = started.elapsed().as_secs_f64();
+        Description::complete(&out, &dataset.provenance.model, took)?;
+    }
     // Beside what was trained or is to be continued, and nowhere else.
     if matches!(outcome, Ok(()) | Err(Error::Interrupted(_))) {
         persist::write(&out.join("config.toml"), text.as_bytes())?;
