@@ -6,7 +6,7 @@ use super::apart;
 use crate::error::Result;
 use crate::evaluate::statistics::Estimate;
 use crate::report::axes::{Axis, Frame};
-use crate::report::canvas::{Anchor, Canvas, text_width, wrap};
+use crate::report::canvas::{Anchor, Canvas, shorten, text_width, wrap};
 use crate::report::style::{
     AXIS, BLUE, Color, GREY, INK, MUTED, SKY, SMALL, VERMILLION, WIDTH, draw, need_data,
 };
@@ -210,7 +210,9 @@ fn draw_points(
         let (x, y) = at(place);
         let color = if *best { BLUE } else { GREY };
         let [low, high] = (figure.of)(place.2).1.map(|v| frame.py(v));
-        canvas.line((x, low), (x, high), color, 3.0);
+        if low.is_finite() && high.is_finite() {
+            canvas.line((x, low), (x, high), color, 3.0);
+        }
         canvas.dot((x, y), 9.0, color, 1.0);
         taken.push([x - 12.0, y - 12.0, x + 12.0, y + 12.0]);
         taken.push([x - 3.0, high.min(low), x + 3.0, high.max(low)]);
@@ -218,8 +220,8 @@ fn draw_points(
     let inside = [frame.left, frame.top - 20.0, frame.right, frame.bottom];
     for (place, best) in places.iter().zip(best) {
         let point = at(place);
-        let name = &place.2.name;
-        let size = (text_width(name, SMALL), 26.0);
+        let name = shorten(&place.2.name, SMALL, 340.0);
+        let size = (text_width(&name, SMALL), 26.0);
         let (area, far) = free_place(point, size, inside, &taken);
         let middle = ((area[0] + area[2]) / 2.0, (area[1] + area[3]) / 2.0);
         if far {

@@ -90,7 +90,9 @@ pub(super) fn learning(canvas: &mut Canvas, curves: &[LearningCurve]) {
                 }
                 let x = frame.px((point.0 as f64).log10());
                 let [low, high] = interval.map(|v| frame.py(v));
-                canvas.line((x, low), (x, high), color, 3.0);
+                if low.is_finite() && high.is_finite() {
+                    canvas.line((x, low), (x, high), color, 3.0);
+                }
                 points.push((x, frame.py(value)));
             }
             for pair in points.windows(2) {

@@ -61,7 +61,8 @@ pub(super) fn bins(canvas: &mut Canvas, rows: &[BinnedErrors]) {
         .map(|e| e.value.max(e.ci95[1]))
         .filter(|v| v.is_finite())
         .fold(1.0, f64::max);
-    let room = room_for(drawn.iter().map(|(r, _)| r.name.as_str()));
+    // Narrower than elsewhere: the bins need their names too.
+    let room = room_for(drawn.iter().map(|(r, _)| r.name.as_str())).min(250.0);
     let x = Axis {
         low: -0.4,
         high: shares.len() as f64 - 0.6,
