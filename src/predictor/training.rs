@@ -129,6 +129,8 @@ impl<'d> TrainingData<'d> {
             training_instructions: instructions,
             training_median: median(&self.labels(&self.train)),
             tool_version: env!("CARGO_PKG_VERSION").into(),
+            dataset_model: None,
+            training_s: None,
         }
     }
 

@@ -9,6 +9,7 @@ mod build_dataset;
 mod chat_server;
 mod describe;
 mod endpoint;
+mod evaluation;
 mod experiment;
 mod faults;
 mod import;

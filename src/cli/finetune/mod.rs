@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 use crate::model::{ChatModel, resolve};
 use crate::persist;
 use crate::predictor::head::{Objective, Target};
-use crate::predictor::stored::Kind;
+use crate::predictor::stored::{Description, Kind};
 use crate::predictor::training::TrainingData;
 
 pub use lora::tune;
@@ -147,6 +147,7 @@ pub fn run(global: &Global, arguments: &Arguments) -> Result<()> {
             out.display()
         )));
     }
+    let started = Instant::now();
     let dataset = embedded::open(&settings.dataset)?;
     let name = settings.dataset.display().to_string();
     let mut data = TrainingData::of(&name, &dataset, label)?;
@@ -180,6 +181,10 @@ pub fn run(global: &Global, arguments: &Arguments) -> Result<()> {
             Ok(())
         }
     };
+    if outcome.is_ok() {
+        let took = started.elapsed().as_secs_f64();
+        Description::complete(&out, &dataset.provenance.model, took)?;
+    }
     // Beside what was trained or is to be continued, and nowhere else.
     if matches!(outcome, Ok(()) | Err(Error::Interrupted(_))) {
         persist::write(&out.join("config.toml"), text.as_bytes())?;
