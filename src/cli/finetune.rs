@@ -12,9 +12,8 @@ use crate::error::{Error, Result};
 use crate::lora::LoraConfig;
 use crate::model::{ChatModel, ChatTemplate, ModelFiles, TextTokenizer, resolve};
 use crate::persist;
-use crate::predictor::training::{
-    LoraOutcome, LoraProgress, TrainingData, train_lora, train_ridge,
-};
+use crate::predictor::training::{TrainingData, train_ridge};
+use crate::predictor::tuning::{Tune, TuneOutcome, TuneProgress, train_lora};
 use crate::train::TrainConfig;
 
 use super::{Global, interrupt, progress};
@@ -284,31 +283,40 @@ pub fn tune(
     config: TrainConfig,
     out: &Path,
     resume: bool,
-) -> Result<LoraOutcome> {
+) -> Result<TuneOutcome> {
     interrupt::listen();
     let tokenizer = TextTokenizer::from_files(files)?;
     let template = ChatTemplate::from_files(files)?;
     let bar = progress::bar(global, 0, "steps");
-    let outcome = train_lora(
+    let tune = Tune {
         files,
-        (&tokenizer, &template),
-        global.team(),
-        data,
+        tokenizer: &tokenizer,
+        template: &template,
+        team: global.team(),
         lora,
         config,
         out,
         resume,
-        &mut |p: &LoraProgress<'_>| {
-            bar.set_length(p.total_steps as u64);
-            bar.set_position(p.record.step as u64 + 1);
-            let record = p.record;
-            bar.set_message(format!(
-                "loss {:.3}, {:.0} tokens/s",
-                record.loss, record.tokens_per_s
-            ));
-            interrupt::check()
-        },
-    );
+    };
+    let outcome = train_lora(&tune, data, &mut |progress| {
+        match progress {
+            TuneProgress::Planned(plan) => progress::say(global, &plan.summary()),
+            TuneProgress::Stepped {
+                record,
+                total_steps,
+                validation,
+            } => {
+                bar.set_length(total_steps as u64);
+                bar.set_position(record.step as u64 + 1);
+                let seen = validation.map_or(String::new(), |v| format!(", validation {v:.3}"));
+                bar.set_message(format!(
+                    "loss {:.3}{seen}, {:.0} tokens/s",
+                    record.loss, record.tokens_per_s
+                ));
+            }
+        }
+        interrupt::check()
+    });
     bar.finish_and_clear();
     outcome
 }

@@ -8,6 +8,7 @@ pub mod ridge;
 pub mod states;
 pub mod stored;
 pub mod training;
+pub mod tuning;
 
 use std::path::Path;
 use std::sync::Arc;
