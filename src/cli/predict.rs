@@ -21,7 +21,7 @@ use super::{Global, must_not_exist};
 #[derive(Args)]
 #[command(verbatim_doc_comment)]
 pub struct Arguments {
-    /// constant, input-length, perception-only or a trained predictor's folder
+    /// constant, input-length, perception-only, pia, file:FILE, or a trained predictor's folder
     #[arg(long)]
     predictor: String,
     /// Instructions, as for build-dataset
@@ -32,7 +32,8 @@ pub struct Arguments {
     dataset: PathBuf,
     #[arg(long, default_value = "smollm2-135m")]
     model: String,
-    /// Instead of the model's own chat template: chatml, llama-2, llama-3, vicuna_v1.1 or a Jinja file
+    /// Instead of the one a predictor was trained with, or the model's own: chatml, llama-2,
+    /// llama-3, vicuna_v1.1 or a Jinja file
     #[arg(long, value_name = "NAME|FILE")]
     chat_template: Option<String>,
     /// The file to write [default: standard output]

@@ -11,6 +11,7 @@ use crate::kernel::elementwise::{rms_norm, rotate};
 use crate::kernel::pages::MAX_HEAD_DIM;
 use crate::kernel::{Arithmetic, Disjoint, Epilogue, PackedWeights, Team};
 
+use super::capture::Capture;
 use super::kv_cache::KvCache;
 use super::part_times::{PartTimes, Stopwatch};
 use super::precision::Precision;
@@ -63,15 +64,6 @@ pub struct Workspace {
     logits: Vec<f32>,
     /// Where the time of all passes went.
     pub times: PartTimes,
-}
-
-/// Residual states of the last token of each chunk after chosen blocks.
-pub struct Capture {
-    /// How many blocks have run: 0 is the embedding, `num_hidden_layers` the last block's
-    /// output (before the final norm).
-    pub layers: Vec<usize>,
-    /// Filled by the pass: `[chunk][layer][hidden]`.
-    pub states: Vec<f32>,
 }
 
 impl Llama {
@@ -233,13 +225,17 @@ impl Llama {
         grow(&mut w.inner, n * self.config.intermediate_size);
         let mut watch = Stopwatch::start();
         self.embed(&rows, &mut w.hidden);
-        let last: Vec<usize> = last_rows(chunks);
+        let ends = row_ends(chunks);
+        let mut depth = self.layers.len();
         if let Some(capture) = capture.as_deref_mut() {
-            capture.states = vec![0.0; chunks.len() * capture.layers.len() * hidden];
-            capture.take(0, &last, hidden, &w.hidden);
+            capture.begin(chunks.len(), hidden);
+            capture.take(0, &ends, hidden, &w.hidden);
+            if capture.stops_early && !chunks.iter().any(|c| c.logits) {
+                depth = depth.min(capture.deepest());
+            }
         }
         let team = &self.team;
-        for (index, layer) in self.layers.iter().enumerate() {
+        for (index, layer) in self.layers[..depth].iter().enumerate() {
             self.norm_rows(&w.hidden, &layer.input_norm, n, &mut w.normed);
             watch.lap(&mut w.times.rest_s);
             let qkv = &mut w.qkv;
@@ -263,12 +259,12 @@ impl Llama {
                 .product(team, &w.inner, n, Epilogue::Add, &mut w.hidden);
             watch.lap(&mut w.times.products_s);
             if let Some(capture) = capture.as_deref_mut() {
-                capture.take(index + 1, &last, hidden, &w.hidden);
+                capture.take(index + 1, &ends, hidden, &w.hidden);
             }
         }
         let wanted: Vec<usize> = (0..chunks.len())
             .filter(|&c| chunks[c].logits)
-            .map(|c| last[c])
+            .map(|c| ends[c] - 1)
             .collect();
         grow(&mut w.wanted, wanted.len() * hidden);
         grow(&mut w.logits, wanted.len() * self.config.vocab_size);
@@ -421,18 +417,6 @@ impl Llama {
     }
 }
 
-impl Capture {
-    fn take(&mut self, layer: usize, last: &[usize], hidden: usize, states: &[f32]) {
-        for (place, _) in self.layers.iter().enumerate().filter(|(_, l)| **l == layer) {
-            for (chunk, row) in last.iter().enumerate() {
-                let to = (chunk * self.layers.len() + place) * hidden;
-                self.states[to..to + hidden]
-                    .copy_from_slice(&states[row * hidden..(row + 1) * hidden]);
-            }
-        }
-    }
-}
-
 /// One token of the packed batch.
 struct Row {
     slot: usize,
@@ -454,13 +438,13 @@ fn rows_of(chunks: &[Chunk<'_>], cache: &KvCache) -> Vec<Row> {
         .collect()
 }
 
-fn last_rows(chunks: &[Chunk<'_>]) -> Vec<usize> {
-    let mut end = 0;
+/// Where each chunk's rows end in the packed batch.
+fn row_ends(chunks: &[Chunk<'_>]) -> Vec<usize> {
     chunks
         .iter()
-        .map(|chunk| {
-            end += chunk.tokens.len();
-            end - 1
+        .scan(0, |end, chunk| {
+            *end += chunk.tokens.len();
+            Some(*end)
         })
         .collect()
 }

@@ -1,6 +1,8 @@
-//! Llama-family models: where they come from, their files, and the forward pass.
+//! Llama-family models: where they come from, their files, and the forward pass; and the
+//! sentence encoders that stand in for them.
 
 mod built_in_templates;
+pub mod capture;
 pub mod chat;
 pub mod chat_template;
 mod directory;
@@ -16,6 +18,7 @@ mod pickle_machine;
 pub mod precision;
 pub mod random;
 pub mod rope;
+mod sentence_encoder;
 mod sentencepiece;
 pub mod source;
 pub mod tokenizer;
@@ -28,6 +31,9 @@ pub use chat_template::ChatTemplate;
 pub use hub::hub_dataset;
 pub use part_times::PartTimes;
 pub use precision::Precision;
-pub use source::{ModelFiles, WeightFiles, resolve};
+pub use sentence_encoder::SentenceEncoder;
+#[cfg(test)]
+pub(crate) use sentence_encoder::tests::write_tiny as tiny_sentence_encoder;
+pub use source::{MINILM, ModelFiles, WeightFiles, resolve, resolve_encoder};
 pub use tokenizer::TextTokenizer;
 pub use weights::{Checkpoint, ModelConfig};

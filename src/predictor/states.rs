@@ -1,39 +1,64 @@
-//! Hidden states of the last prompt token: what a small head predicts from.
+//! Hidden states of prompts: what a head on the untuned model predicts from.
+
+use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
 use crate::model::ChatModel;
-use crate::model::llama::{Capture, Chunk, Workspace};
+use crate::model::capture::Capture;
+use crate::model::llama::{Chunk, Workspace};
 
 /// Prompt tokens run in one pass.
 const PASS_TOKENS: usize = 512;
 const SLOTS: usize = 32;
 
-/// States after each of `layers` blocks (0 is the embedding) of the last token of the chat
-/// prompt of every instruction (its id and text): `[instruction][layer][hidden]`. What all prompts begin with is
-/// run once.
+/// Which states make a prompt's features. A layer is how many blocks have run.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StatesOf {
+    /// Layers whose state at the prompt's last token is taken.
+    pub last: Vec<usize>,
+    /// Layers whose states are averaged over what follows the chat template's beginning.
+    pub mean: Vec<usize>,
+}
+
+impl StatesOf {
+    /// Vectors of `hidden_size` an instruction.
+    pub fn vectors(&self) -> usize {
+        self.last.len() + self.mean.len()
+    }
+
+    /// The deepest layer asked for.
+    pub fn deepest(&self) -> usize {
+        self.last
+            .iter()
+            .chain(&self.mean)
+            .copied()
+            .max()
+            .unwrap_or(0)
+    }
+}
+
+/// States of the chat prompt of every instruction (its id and text):
+/// `[instruction][last layers, then mean layers][hidden]`. The template's beginning is run
+/// once, and nothing above the deepest layer is run. An instruction's states do not depend on
+/// the others.
 ///
 /// # Errors
 /// A prompt that does not fit the model.
-pub fn last_token_states(
+pub fn prompt_states(
     chat: &ChatModel,
     instructions: &[(&str, &str)],
-    layers: &[usize],
+    of: &StatesOf,
     mut on_progress: impl FnMut(usize),
 ) -> Result<Vec<f32>> {
     let prompts = instructions
         .iter()
         .map(|(id, text)| chat.fitting_prompt(id, text, 0))
         .collect::<Result<Vec<_>>>()?;
-    let Some(first) = prompts.first() else {
-        return Ok(Vec::new());
-    };
-    let shared = prompts
-        .iter()
-        .map(|p| first.iter().zip(p).take_while(|(a, b)| a == b).count())
-        .min()
-        .unwrap_or(0)
-        // At least the last token of every prompt is run by itself.
-        .min(prompts.iter().map(Vec::len).min().unwrap_or(1) - 1);
+    let opening = opening(chat)?;
+    // Where a tokenizer merges the opening's end into an instruction, less of it is shared.
+    let openings: Vec<usize> = prompts.iter().map(|p| common(&opening, p)).collect();
+    let shared = openings.iter().copied().min().unwrap_or(0);
     let longest = prompts.iter().map(Vec::len).max().unwrap_or(1);
     // Slot 0 keeps the shared beginning.
     let mut cache = chat.llama().new_cache(SLOTS + 1, longest)?;
@@ -41,13 +66,13 @@ pub fn last_token_states(
     if shared > 0 {
         let chunk = Chunk {
             slot: 0,
-            tokens: &first[..shared],
+            tokens: &opening[..shared],
             logits: false,
         };
         chat.llama()
             .forward(&[chunk], &mut cache, &mut workspace, None)?;
     }
-    let mut states = Vec::new();
+    let mut states = Vec::with_capacity(prompts.len() * of.vectors() * chat.config().hidden_size);
     let mut next = 0;
     while next < prompts.len() {
         let (mut end, mut tokens) = (next, 0);
@@ -71,7 +96,10 @@ pub fn last_token_states(
             })
             .collect();
         let mut capture = Capture {
-            layers: layers.to_vec(),
+            last: of.last.clone(),
+            mean: of.mean.clone(),
+            mean_from: openings[next..end].iter().map(|o| o - shared).collect(),
+            stops_early: true,
             states: Vec::new(),
         };
         chat.llama()
@@ -81,4 +109,16 @@ pub fn last_token_states(
         next = end;
     }
     Ok(states)
+}
+
+/// The tokens that every prompt of the chat template begins with. The last token of a prompt
+/// is never among them.
+fn opening(chat: &ChatModel) -> Result<Vec<u32>> {
+    let (one, other) = (chat.prompt("A")?, chat.prompt("7")?);
+    let shared = common(&one, &other).min(one.len().min(other.len()).saturating_sub(1));
+    Ok(one[..shared].to_vec())
+}
+
+fn common(one: &[u32], other: &[u32]) -> usize {
+    one.iter().zip(other).take_while(|(a, b)| a == b).count()
 }

@@ -11,12 +11,18 @@ const FILE: &str = "predictor.json";
 
 /// Which file of this module reads the rest of the folder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 pub enum Kind {
     /// A PEFT adapter for the perception-only prompt.
     Lora,
     /// Ridge regression on a hidden state of the untuned model.
     Ridge,
+    /// Ridge regression on the instruction's words.
+    Lexical,
+    /// The labels of the trained instructions with the nearest words.
+    Neighbour,
+    /// Regression on a sentence encoder's embedding.
+    Encoder,
 }
 
 /// A trained predictor, described.
@@ -25,8 +31,15 @@ pub struct Description {
     pub kind: Kind,
     /// `max`, `mean` or a quantile.
     pub label: String,
+    /// The model that is looked into; empty where there is none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub model: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub model_sha256: String,
+    /// The chat template that was chosen instead of the model's own: used again unless another
+    /// is asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chat_template: Option<String>,
     /// Path or name of the dataset, and how many instructions it was trained on.
     pub dataset: String,
     pub training_instructions: usize,
@@ -76,8 +89,13 @@ impl Description {
             "{} was trained for the model {} ({}), not for this one ({}): give --model",
             dir.display(),
             self.model,
-            &self.model_sha256[..self.model_sha256.len().min(8)],
-            &sha256[..sha256.len().min(8)]
+            beginning(&self.model_sha256),
+            beginning(sha256)
         )))
     }
+}
+
+/// As much of a hash as people compare.
+fn beginning(sha256: &str) -> String {
+    sha256.chars().take(8).collect()
 }

@@ -8,7 +8,7 @@ use crate::evaluate::statistics::median;
 use crate::model::{ChatModel, ModelFiles};
 
 use super::ridge::{self, Examples, Trial};
-use super::states::last_token_states;
+use super::states::{StatesOf, prompt_states};
 use super::stored::{Description, Kind};
 
 /// The parts of a dataset that training sees; the test split is never among them.
@@ -69,16 +69,58 @@ impl<'d> TrainingData<'d> {
         of.iter().map(|i| i.label(self.label)).collect()
     }
 
-    pub(super) fn describe(&self, kind: Kind, files: &ModelFiles) -> Result<Description> {
-        Ok(Description {
+    /// The texts of the training instructions.
+    pub fn train_texts(&self) -> Vec<&'d str> {
+        self.train.iter().map(|i| i.instruction).collect()
+    }
+
+    /// The labels of the training instructions, tokens.
+    pub fn train_labels(&self) -> Vec<f64> {
+        self.labels(&self.train)
+    }
+
+    /// The texts of the validation instructions.
+    pub fn validation_texts(&self) -> Vec<&'d str> {
+        self.validation.iter().map(|i| i.instruction).collect()
+    }
+
+    /// The labels of the validation instructions, tokens.
+    pub fn validation_labels(&self) -> Vec<f64> {
+        self.labels(&self.validation)
+    }
+
+    /// Texts and labels of what is fitted on once all is chosen: the training instructions,
+    /// and those of validation where `refit` says so.
+    pub fn for_final_fit(&self, refit: bool) -> (Vec<&'d str>, Vec<f64>) {
+        let (mut texts, mut labels) = (self.train_texts(), self.train_labels());
+        if refit {
+            texts.extend(self.validation_texts());
+            labels.extend(self.validation_labels());
+        }
+        (texts, labels)
+    }
+
+    /// Describes a predictor that looks into no model, fitted on so many instructions.
+    pub(super) fn describe_words(&self, kind: Kind, instructions: usize) -> Description {
+        Description {
             kind,
             label: self.label.to_string(),
-            model: files.name.clone(),
-            model_sha256: files.sha256()?,
+            model: String::new(),
+            model_sha256: String::new(),
+            chat_template: None,
             dataset: self.name.clone(),
-            training_instructions: self.train.len(),
+            training_instructions: instructions,
             training_median: median(&self.labels(&self.train)),
             tool_version: env!("CARGO_PKG_VERSION").into(),
+        }
+    }
+
+    pub(super) fn describe(&self, kind: Kind, files: &ModelFiles) -> Result<Description> {
+        Ok(Description {
+            model: files.name.clone(),
+            model_sha256: files.sha256()?,
+            chat_template: files.chat_template.clone(),
+            ..self.describe_words(kind, self.train.len())
         })
     }
 }
@@ -95,12 +137,16 @@ pub fn train_ridge(
     mut on_progress: impl FnMut(usize),
 ) -> Result<Vec<Trial>> {
     let layers = ridge::candidate_layers(chat.config().num_hidden_layers);
+    let of_layers = StatesOf {
+        last: layers.clone(),
+        mean: Vec::new(),
+    };
     let run = |of: &[Instance<'_>], done: usize, on: &mut dyn FnMut(usize)| {
         let asked: Vec<(&str, &str)> = of
             .iter()
             .map(|i| (i.instruction_id, i.instruction))
             .collect();
-        last_token_states(chat, &asked, &layers, |n| on(done + n))
+        prompt_states(chat, &asked, &of_layers, |n| on(done + n))
             .map_err(|e| e.from_file(&data.name))
     };
     let train_states = run(&data.train, 0, &mut on_progress)?;

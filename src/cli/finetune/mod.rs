@@ -1,0 +1,146 @@
+//! `lenaware finetune`: trains a predictor into a folder.
+
+mod lora;
+mod ridge;
+mod settings;
+mod words;
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use crate::dataset::Label;
+use crate::dataset::embedded;
+use crate::error::{Error, Result};
+use crate::model::{ChatModel, resolve};
+use crate::persist;
+use crate::predictor::training::TrainingData;
+
+pub use lora::tune;
+use settings::{Settings, Trainable};
+
+use super::{Global, interrupt, progress};
+
+/// Train a predictor of response lengths
+///
+/// `lora` tunes an adapter for the perception-only prompt (a PEFT folder any engine serves);
+/// `ridge` fits a line on a hidden state of the untuned model in seconds. Without the model:
+/// `lexical` fits a line on the instruction's words, `neighbour` keeps the lengths of the
+/// instructions it is trained on and looks for the most alike, `encoder` fits a sentence
+/// encoder's embedding. Flags override the file of --config.
+///
+/// Examples:
+///   lenaware finetune --predictor lexical --dataset train.parquet --out ./runs/lexical
+///   lenaware finetune --predictor ridge --out ./runs/ridge
+///   lenaware finetune --predictor lora --dataset data/run1 --epochs 3 --out ./runs/lora
+#[derive(Args)]
+#[command(verbatim_doc_comment)]
+pub struct Arguments {
+    /// A TOML file with these settings and [terms], [lora] and [train] sections
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// What to train
+    #[arg(long)]
+    predictor: Option<Trainable>,
+    /// The model to look into or to tune [default: smollm2-135m]
+    #[arg(long)]
+    model: Option<String>,
+    /// Instead of the model's own chat template: chatml, llama-2, llama-3, vicuna_v1.1 or a Jinja file
+    #[arg(long, value_name = "NAME|FILE")]
+    chat_template: Option<String>,
+    /// A length dataset: a Parquet file, a folder of build-dataset, or `embedded` [default]
+    #[arg(long, value_name = "PATH")]
+    dataset: Option<PathBuf>,
+    /// What to foresee of an instruction's samples: max, mean or a quantile [default: max]
+    #[arg(long)]
+    label: Option<String>,
+    /// The folder to write
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Only the first N training instructions
+    #[arg(long, value_name = "N")]
+    limit: Option<usize>,
+    /// Go on from the checkpoint in --out
+    #[arg(long)]
+    resume: bool,
+    /// Keep to the training instructions once all is chosen; else those of validation are used
+    /// too (lexical, neighbour, encoder)
+    #[arg(long)]
+    no_refit: bool,
+    /// Longest run of words that counts (lexical, neighbour) [default: 2]
+    #[arg(long, value_name = "N")]
+    ngrams: Option<usize>,
+    /// Leave out words of fewer training instructions (lexical, neighbour) [default: 2]
+    #[arg(long, value_name = "N")]
+    min_documents: Option<usize>,
+    /// The sentence encoder: minilm, hub:org/name or a directory (encoder) [default: minilm]
+    #[arg(long, value_name = "NAME|DIR")]
+    encoder: Option<String>,
+    /// Rank of the adapter [default: 8]
+    #[arg(long, value_name = "R")]
+    lora_r: Option<usize>,
+    #[arg(long, value_name = "ALPHA")]
+    lora_alpha: Option<f64>,
+    #[arg(long, value_name = "SHARE")]
+    lora_dropout: Option<f64>,
+    /// Layers to adapt [default: q_proj,v_proj]
+    #[arg(long, value_delimiter = ',', value_name = "NAMES")]
+    target_modules: Option<Vec<String>>,
+    #[arg(long)]
+    epochs: Option<usize>,
+    #[arg(long)]
+    max_steps: Option<usize>,
+    #[arg(long)]
+    learning_rate: Option<f64>,
+    #[arg(long)]
+    micro_batch_size: Option<usize>,
+    #[arg(long)]
+    gradient_accumulation: Option<usize>,
+}
+
+pub fn run(global: &Global, arguments: &Arguments) -> Result<()> {
+    let settings = Settings::resolve(global, arguments)?;
+    let missing = |flag: &str| Error::Usage(format!("--{flag} is missing (or set it in --config)"));
+    let kind = settings.predictor.ok_or_else(|| missing("predictor"))?;
+    let out = settings.out.clone().ok_or_else(|| missing("out"))?;
+    let label: Label = settings.label.parse()?;
+    if out.join("predictor.json").exists() {
+        return Err(Error::Usage(format!(
+            "{} holds a trained predictor already: give another --out",
+            out.display()
+        )));
+    }
+    if out.join("checkpoint.safetensors").exists() && !arguments.resume {
+        return Err(Error::Usage(format!(
+            "{} holds an unfinished run: add --resume to go on with it, or give another --out",
+            out.display()
+        )));
+    }
+    let dataset = embedded::open(&settings.dataset)?;
+    let name = settings.dataset.display().to_string();
+    let mut data = TrainingData::of(&name, &dataset, label)?;
+    data.truncate(settings.limit.unwrap_or(usize::MAX));
+    let text = toml::to_string(&settings).map_err(|e| Error::Numeric(e.to_string()))?;
+    let model = || {
+        let files = resolve(&settings.model, global.shows_progress(), global.offline)?
+            .with_chat_template(settings.chat_template.clone());
+        progress::detail_model(global, &files);
+        Ok::<_, Error>(files)
+    };
+    let outcome = match kind {
+        Trainable::Ridge => {
+            let files = model()?;
+            let chat = ChatModel::load(&files, global.team())?;
+            ridge::ridge(global, &files, &chat, &data, &out)
+        }
+        Trainable::Lora => lora::lora(global, &model()?, &data, &settings, arguments.resume, &out),
+        Trainable::Lexical | Trainable::Neighbour | Trainable::Encoder => {
+            words::train(global, kind, &data, &settings, &out)
+        }
+    };
+    // Beside what was trained or is to be continued, and nowhere else.
+    if matches!(outcome, Ok(()) | Err(Error::Interrupted(_))) {
+        persist::write(&out.join("config.toml"), text.as_bytes())?;
+    }
+    outcome
+}

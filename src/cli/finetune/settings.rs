@@ -1,0 +1,123 @@
+//! What `finetune` is told, by file and by flags.
+
+use std::path::PathBuf;
+
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
+
+use crate::dataset::embedded::EMBEDDED;
+use crate::error::{Error, Result};
+use crate::lora::LoraConfig;
+use crate::model::MINILM;
+use crate::predictor::vocabulary::TermsConfig;
+use crate::train::TrainConfig;
+
+use super::{Arguments, Global};
+
+#[derive(Debug, Clone, Copy, PartialEq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Trainable {
+    Lora,
+    Ridge,
+    Lexical,
+    Neighbour,
+    Encoder,
+}
+
+/// The resolved settings, and the shape of the file.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Settings {
+    pub predictor: Option<Trainable>,
+    #[serde(default = "default_model")]
+    pub model: String,
+    pub chat_template: Option<String>,
+    #[serde(default = "default_dataset")]
+    pub dataset: PathBuf,
+    #[serde(default = "default_label")]
+    pub label: String,
+    pub out: Option<PathBuf>,
+    pub limit: Option<usize>,
+    /// Whether what was chosen on validation is fitted again on train and validation.
+    #[serde(default = "yes")]
+    pub refit: bool,
+    #[serde(default = "default_encoder")]
+    pub encoder: String,
+    #[serde(default)]
+    pub terms: TermsConfig,
+    #[serde(default)]
+    pub lora: LoraConfig,
+    #[serde(default)]
+    pub train: TrainConfig,
+}
+
+fn default_model() -> String {
+    "smollm2-135m".into()
+}
+
+fn default_encoder() -> String {
+    MINILM.into()
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn default_dataset() -> PathBuf {
+    EMBEDDED.into()
+}
+
+fn default_label() -> String {
+    "max".into()
+}
+
+impl Settings {
+    pub fn resolve(global: &Global, arguments: &Arguments) -> Result<Settings> {
+        let text = match &arguments.config {
+            Some(path) => std::fs::read_to_string(path).map_err(|e| Error::io(path, e))?,
+            None => String::new(),
+        };
+        let path = arguments.config.clone().unwrap_or_default();
+        let mut settings: Settings =
+            toml::from_str(&text).map_err(|e| crate::config::mistake(&path, &text, &e))?;
+        let seed_in_file = text.contains("seed");
+        if !seed_in_file {
+            settings.train.seed = global.seed;
+        }
+        macro_rules! overridden {
+            ($($flag:ident => $($place:ident).+),+ $(,)?) => {$(
+                if let Some(value) = arguments.$flag.clone() {
+                    settings.$($place).+ = value.into();
+                }
+            )+};
+        }
+        overridden! {
+            predictor => predictor,
+            model => model,
+            chat_template => chat_template,
+            dataset => dataset,
+            label => label,
+            out => out,
+            limit => limit,
+            encoder => encoder,
+            ngrams => terms.ngrams,
+            min_documents => terms.min_documents,
+            lora_r => lora.r,
+            lora_alpha => lora.alpha,
+            lora_dropout => lora.dropout,
+            target_modules => lora.target_modules,
+            epochs => train.epochs,
+            max_steps => train.max_steps,
+            learning_rate => train.learning_rate,
+            micro_batch_size => train.micro_batch_size,
+            gradient_accumulation => train.gradient_accumulation,
+        }
+        if arguments.no_refit {
+            settings.refit = false;
+        }
+        settings.terms.validate()?;
+        settings.lora.validate()?;
+        settings.train.validate()?;
+        Ok(settings)
+    }
+}

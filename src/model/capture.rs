@@ -1,0 +1,75 @@
+//! Taking hidden states out of a forward pass: what predictors' heads read.
+
+/// Residual states after chosen blocks. A layer is how many blocks have run: 0 is the
+/// embedding, `num_hidden_layers` the last block's output (before the final norm).
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Capture {
+    /// Layers whose state at each chunk's last token is taken.
+    pub last: Vec<usize>,
+    /// Layers whose states are averaged over each chunk's tokens.
+    pub mean: Vec<usize>,
+    /// The first token of each chunk that the averages take in; empty for all.
+    pub mean_from: Vec<usize>,
+    /// Whether the pass ends after the deepest of these layers, if no chunk wants logits. The
+    /// chunks' slots hold no keys and values of the layers above then: copy nothing from them
+    /// and do not continue them.
+    pub stops_early: bool,
+    /// Filled by the pass: `[chunk][last layers, then mean layers][hidden]`.
+    pub states: Vec<f32>,
+}
+
+impl Capture {
+    /// The deepest layer asked for.
+    pub fn deepest(&self) -> usize {
+        self.last
+            .iter()
+            .chain(&self.mean)
+            .copied()
+            .max()
+            .unwrap_or(0)
+    }
+
+    /// Room for `chunks` chunks.
+    pub(super) fn begin(&mut self, chunks: usize, hidden: usize) {
+        self.states.clear();
+        self.states
+            .resize(chunks * (self.last.len() + self.mean.len()) * hidden, 0.0);
+    }
+
+    /// Takes what is wanted of `layer` from `states` `[rows][hidden]`; `ends` is where each
+    /// chunk's rows end.
+    pub(super) fn take(&mut self, layer: usize, ends: &[usize], hidden: usize, states: &[f32]) {
+        let width = self.last.len() + self.mean.len();
+        let row = |at: usize| &states[at * hidden..(at + 1) * hidden];
+        let mut begin = 0;
+        for (chunk, &end) in ends.iter().enumerate() {
+            let to = &mut self.states[chunk * width * hidden..(chunk + 1) * width * hidden];
+            let (last, mean) = to.split_at_mut(self.last.len() * hidden);
+            for (to, _) in wanted(last, &self.last, layer, hidden) {
+                to.copy_from_slice(row(end - 1));
+            }
+            let skipped = self.mean_from.get(chunk).copied().unwrap_or(0);
+            let first = (begin + skipped).min(end - 1);
+            for (to, _) in wanted(mean, &self.mean, layer, hidden) {
+                for at in first..end {
+                    to.iter_mut().zip(row(at)).for_each(|(t, s)| *t += s);
+                }
+                let share = 1.0 / (end - first) as f32;
+                to.iter_mut().for_each(|t| *t *= share);
+            }
+            begin = end;
+        }
+    }
+}
+
+/// The places of `layer` among `layers`.
+fn wanted<'a>(
+    to: &'a mut [f32],
+    layers: &'a [usize],
+    layer: usize,
+    hidden: usize,
+) -> impl Iterator<Item = (&'a mut [f32], usize)> {
+    to.chunks_exact_mut(hidden)
+        .zip(layers.iter().copied())
+        .filter(move |(_, l)| *l == layer)
+}
