@@ -55,7 +55,7 @@ fn main() {
         std::fs::write(path, serde_json::to_vec(&rows).expect("JSON")).expect("written");
     }
     measure(
-        &checkpoint,
+        checkpoint,
         examples,
         dtype,
         number("--steps").map_or(6, |n| n as usize),
@@ -64,7 +64,7 @@ fn main() {
 }
 
 fn measure(
-    checkpoint: &Checkpoint,
+    checkpoint: Checkpoint,
     examples: Vec<Example>,
     dtype: Dtype,
     steps: usize,
@@ -81,8 +81,9 @@ fn measure(
         arithmetic: dtype.arithmetic(),
         ..Options::default()
     };
-    let model = TrainableLlama::with_options(checkpoint, Some(adapter), team, options)
+    let model = TrainableLlama::with_options(&checkpoint, Some(adapter), team, options)
         .expect("packed weights");
+    drop(checkpoint);
     let config = TrainConfig {
         epochs: steps,
         max_steps: Some(steps + 1),

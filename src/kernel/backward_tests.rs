@@ -66,8 +66,10 @@ fn gradients_match_finite_differences() {
 
 #[test]
 fn a_rotation_there_and_back_changes_nothing() {
-    let (cos, sin): (Vec<f32>, Vec<f32>) =
-        (0..20).map(|i| (i as f32 * 0.3).sin_cos()).map(|(s, c)| (c, s)).unzip();
+    let (cos, sin): (Vec<f32>, Vec<f32>) = (0..20)
+        .map(|i| (i as f32 * 0.3).sin_cos())
+        .map(|(s, c)| (c, s))
+        .unzip();
     let head = noise(40, 5);
     let mut turned = head.clone();
     rotate(&mut turned, &cos, &sin, 1.0);

@@ -7,7 +7,9 @@ pub mod encoder;
 mod fitted_file;
 pub mod from_file;
 pub mod known;
+pub mod len_token;
 pub mod lexical;
+pub mod lora_head;
 pub mod neighbour;
 mod prediction;
 pub mod ridge;
@@ -226,6 +228,14 @@ impl Workshop {
                 Ok(Box::new(ridge::Ridge::read(spec, dir, chat)?))
             }
             stored::Kind::Lora => self.tuned(spec, dir, Some(&description), training),
+            stored::Kind::LoraHead | stored::Kind::LenToken => {
+                let files = self.files(Some(&description))?;
+                description.check_model(dir, &files.sha256()?)?;
+                let team = self.team.clone();
+                Ok(Box::new(lora_head::LoraHead::read(
+                    spec, dir, &files, team,
+                )?))
+            }
             stored::Kind::Lexical => Ok(Box::new(lexical::Lexical::read(spec, dir)?)),
             stored::Kind::Encoder => Ok(Box::new(encoder::Encoder::read(
                 spec,

@@ -22,7 +22,7 @@ use super::training::TrainingData;
 /// Targets of instruction tuning are rounded up to multiples of this (paper, section 3.2).
 const TARGET_CELL: f64 = 50.0;
 /// Validation instructions whose loss is watched.
-const WATCHED: usize = 64;
+pub(super) const WATCHED: usize = 64;
 /// The run's checkpoint in its folder.
 pub const CHECKPOINT: &str = "checkpoint.safetensors";
 
@@ -203,17 +203,14 @@ pub(super) fn finish(tune: &Tune<'_>, data: &TrainingData<'_>, kind: Kind) -> Re
 }
 
 /// The perception-only prompt and the label, rounded up, as its answer.
-fn example(
-    tune: &Tune<'_>,
-    instance: &Instance<'_>,
-    label: Label,
-    end: u32,
-) -> Result<Example> {
+fn example(tune: &Tune<'_>, instance: &Instance<'_>, label: Label, end: u32) -> Result<Example> {
     let tokens = (instance.label(label) / TARGET_CELL).ceil().max(1.0) * TARGET_CELL;
     let mut target = tune.tokenizer.encode(&format!("{tokens:.0}"))?;
     target.push(end);
     Ok(Example {
-        prompt: tune.tokenizer.encode(&tune.template.render(&question(instance.instruction))?)?,
+        prompt: tune
+            .tokenizer
+            .encode(&tune.template.render(&question(instance.instruction))?)?,
         target,
     })
 }

@@ -44,10 +44,7 @@ impl AdamW {
             let moments = self.first[at.clone()]
                 .iter_mut()
                 .zip(&mut self.second[at.clone()]);
-            for ((value, g), (m, v)) in parameters.values[at]
-                .iter_mut()
-                .zip(gradients)
-                .zip(moments)
+            for ((value, g), (m, v)) in parameters.values[at].iter_mut().zip(gradients).zip(moments)
             {
                 *m = *m * b1 + *g * (1.0 - b1);
                 *v = *v * b2 + *g * *g * (1.0 - b2);

@@ -154,7 +154,12 @@ pub(super) fn forward(
         let padded = task.padded();
         SCRATCH.with_borrow_mut(|s| {
             task.gather(qkv, task.key_column(), &mut s.keys, &mut s.keys_across);
-            task.gather(qkv, task.value_column(), &mut s.values, &mut s.values_across);
+            task.gather(
+                qkv,
+                task.value_column(),
+                &mut s.values,
+                &mut s.values_across,
+            );
             grow(&mut s.scores, QUERIES * padded);
             grow(&mut s.found, QUERIES * d);
             for head in task.query_heads() {
@@ -164,7 +169,15 @@ pub(super) fn forward(
                     let lanes = seen.next_multiple_of(16);
                     let keys = Matrix::rows(&s.keys_across, padded);
                     let scores = &mut s.scores;
-                    multiply((count, lanes, d), q, keys, scale, Then::Store, scores, padded);
+                    multiply(
+                        (count, lanes, d),
+                        q,
+                        keys,
+                        scale,
+                        Then::Store,
+                        scores,
+                        padded,
+                    );
                     for i in 0..count {
                         let scores = &mut scores[i * padded..][..lanes];
                         let own = task.segment.before + first + i + 1;
@@ -256,7 +269,12 @@ fn one_backward(
     let scale = 1.0 / (d as f32).sqrt();
     let padded = task.padded();
     task.gather(qkv, task.key_column(), &mut s.keys, &mut s.keys_across);
-    task.gather(qkv, task.value_column(), &mut s.values, &mut s.values_across);
+    task.gather(
+        qkv,
+        task.value_column(),
+        &mut s.values,
+        &mut s.values_across,
+    );
     grow(&mut s.scores, QUERIES * padded);
     grow(&mut s.d_scores, QUERIES * padded);
     grow(&mut s.found, QUERIES * d);
@@ -274,7 +292,15 @@ fn one_backward(
             let values = Matrix::rows(&s.values_across, padded);
             let size = (count, lanes, d);
             multiply(size, q, keys, scale, Then::Store, &mut s.scores, padded);
-            multiply(size, d_out, values, 1.0, Then::Store, &mut s.d_scores, padded);
+            multiply(
+                size,
+                d_out,
+                values,
+                1.0,
+                Then::Store,
+                &mut s.d_scores,
+                padded,
+            );
             for i in 0..count {
                 let p = &mut s.scores[i * padded..][..lanes];
                 let change = &mut s.d_scores[i * padded..][..lanes];
@@ -287,9 +313,25 @@ fn one_backward(
             }
             let p = Matrix::rows(&s.scores, padded).transposed();
             let change = Matrix::rows(&s.d_scores, padded);
-            multiply((seen, d, count), p, d_out, 1.0, Then::Add, &mut s.d_values, d);
+            multiply(
+                (seen, d, count),
+                p,
+                d_out,
+                1.0,
+                Then::Add,
+                &mut s.d_values,
+                d,
+            );
             let size = (seen, d, count);
-            multiply(size, change.transposed(), q, 1.0, Then::Add, &mut s.d_keys, d);
+            multiply(
+                size,
+                change.transposed(),
+                q,
+                1.0,
+                Then::Add,
+                &mut s.d_keys,
+                d,
+            );
             let keys = Matrix::rows(&s.keys, d);
             let found = &mut s.found;
             multiply((count, d, seen), change, keys, 1.0, Then::Store, found, d);

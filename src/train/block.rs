@@ -336,7 +336,14 @@ impl Block {
         }
         let dx = &mut s.d_normed;
         low_rank!(4..6, d_gate_up, 2 * inner, &s.normed, Some(&mut dx[..]));
-        norm_backward_rows(team, &kept.middle, &self.post_attention_norm, eps, &s.d_normed, d);
+        norm_backward_rows(
+            team,
+            &kept.middle,
+            &self.post_attention_norm,
+            eps,
+            &s.d_normed,
+            d,
+        );
         watch.lap(&mut s.times.rest_s);
         // Attention.
         self.o
@@ -347,7 +354,15 @@ impl Block {
         low_rank!(O..=O, d, hidden, &kept.attended, Some(&mut dx[..]));
         let seen = (&kept.qkv[..], &kept.attended[..], &kept.log_sums[..]);
         let (d_attended, d_qkv) = (&s.d_attended, &mut s.d_qkv);
-        attention::backward(team, heads, pass.batch, seen, d_attended, &mut s.shared, d_qkv);
+        attention::backward(
+            team,
+            heads,
+            pass.batch,
+            seen,
+            d_attended,
+            &mut s.shared,
+            d_qkv,
+        );
         rotate_rows(pass, d_qkv, -1.0);
         watch.lap(&mut s.times.attention_s);
         if input_wanted {
@@ -360,7 +375,13 @@ impl Block {
         }
         let dx = &mut s.d_normed;
         let width = heads.width();
-        low_rank!(0..O, s.d_qkv, width, &s.normed, input_wanted.then_some(&mut dx[..]));
+        low_rank!(
+            0..O,
+            s.d_qkv,
+            width,
+            &s.normed,
+            input_wanted.then_some(&mut dx[..])
+        );
         if input_wanted {
             norm_backward_rows(team, input, &self.input_norm, eps, &s.d_normed, d);
         }
@@ -375,7 +396,12 @@ fn norm_rows(pass: &Pass<'_>, x: &[f32], weight: &[f32], y: &mut [f32]) {
     pass.team.for_each(x.len() / hidden, 8, &|row| {
         // SAFETY: each row is one call's.
         let y = unsafe { y.slice(row * hidden, hidden) };
-        rms_norm(&x[row * hidden..][..hidden], weight, pass.config.rms_norm_eps, y);
+        rms_norm(
+            &x[row * hidden..][..hidden],
+            weight,
+            pass.config.rms_norm_eps,
+            y,
+        );
     });
 }
 

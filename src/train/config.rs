@@ -13,7 +13,7 @@ use super::objective::Objective;
 
 /// In what the products with frozen weights are computed, forward and backward. Sums, norms,
 /// attention, the adapter and its moments are f32 either way.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Dtype {
     #[default]

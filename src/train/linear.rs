@@ -121,7 +121,12 @@ impl LowRank {
     ) {
         let (r, width, from) = (self.rank, self.width(), self.rows_in);
         let n = inner.len() / width;
-        transpose(&parameters[self.a.clone()], from, width, &mut scratch.packed);
+        transpose(
+            &parameters[self.a.clone()],
+            from,
+            width,
+            &mut scratch.packed,
+        );
         let (a, b) = (&scratch.packed[..], &parameters[self.b.clone()]);
         let (inner, y) = (Disjoint::new(inner), Disjoint::new(y));
         team.for_each(n.div_ceil(ROWS), 1, &|chunk| {

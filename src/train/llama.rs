@@ -138,7 +138,14 @@ impl TrainableLlama {
             .map(|index| {
                 let (arithmetic, backward) = (options.arithmetic, index >= lowest);
                 let adapter = adapter.as_ref();
-                Block::new(checkpoint, index, arithmetic, backward, adapter, &mut parameters)
+                Block::new(
+                    checkpoint,
+                    index,
+                    arithmetic,
+                    backward,
+                    adapter,
+                    &mut parameters,
+                )
             })
             .collect::<Result<Vec<_>>>()?;
         let tied = config.tie_word_embeddings;
@@ -321,7 +328,12 @@ impl TrainableLlama {
         let mut watch = Stopwatch::start();
         work.states.resize(work.batch.wanted() * hidden)?;
         let last = &work.inputs[at];
-        for (row, to) in work.batch.wanted.iter().zip(work.states.chunks_exact_mut(hidden)) {
+        for (row, to) in work
+            .batch
+            .wanted
+            .iter()
+            .zip(work.states.chunks_exact_mut(hidden))
+        {
             let x = &last[row * hidden..][..hidden];
             rms_norm(x, &self.norm, self.config.rms_norm_eps, to);
         }
@@ -358,7 +370,11 @@ impl TrainableLlama {
         let hidden = self.config.hidden_size;
         let dropout = match work.dropout.take() {
             Some(dropout) if work.d_states.len() == work.states.len() => dropout,
-            _ => return Err(Error::Usage("a backward pass follows a forward pass".into())),
+            _ => {
+                return Err(Error::Usage(
+                    "a backward pass follows a forward pass".into(),
+                ));
+            }
         };
         if self.lowest == self.blocks.len() {
             return Ok(());
@@ -375,7 +391,12 @@ impl TrainableLlama {
         work.d.fill(0.0);
         let trained = self.blocks.len() - self.lowest;
         let last = &work.inputs[trained + 1];
-        for (row, d) in work.batch.wanted.iter().zip(work.d_states.chunks_exact(hidden)) {
+        for (row, d) in work
+            .batch
+            .wanted
+            .iter()
+            .zip(work.d_states.chunks_exact(hidden))
+        {
             let at = row * hidden..(row + 1) * hidden;
             let (x, dx) = (&last[at.clone()], &mut work.d[at]);
             norm_backward_rows(pass.team, x, &self.norm, self.config.rms_norm_eps, d, dx);
@@ -397,7 +418,14 @@ impl TrainableLlama {
             }
             let wanted = place > 0 || self.learned.is_some();
             block.backward(
-                &pass, values, gradients, input, kept, scratch, &mut work.d, wanted,
+                &pass,
+                values,
+                gradients,
+                input,
+                kept,
+                scratch,
+                &mut work.d,
+                wanted,
             )?;
         }
         if let Some(learned) = &self.learned {
@@ -433,7 +461,9 @@ fn check_shape(config: &ModelConfig, arithmetic: Arithmetic) -> Result<()> {
 fn column_means(rows: &[f32], width: usize) -> Vec<f32> {
     let mut sums = vec![0f64; width];
     for row in rows.chunks_exact(width) {
-        sums.iter_mut().zip(row).for_each(|(s, v)| *s += f64::from(*v));
+        sums.iter_mut()
+            .zip(row)
+            .for_each(|(s, v)| *s += f64::from(*v));
     }
     let count = (rows.len() / width).max(1) as f64;
     sums.into_iter().map(|s| (s / count) as f32).collect()

@@ -11,6 +11,7 @@ mod buffer;
 pub mod checkpoint;
 pub mod config;
 pub mod dropout;
+pub mod length_head;
 mod linear;
 pub mod llama;
 pub mod memory;

@@ -75,9 +75,8 @@ fn busy(config: LoraConfig, shape: &ModelConfig) -> Adapter {
     for (seed, pair) in adapter.pairs.values_mut().enumerate() {
         let values = noise(pair.b.elem_count(), seed as u64 + 9);
         let values: Vec<f32> = values.iter().map(|v| v * 0.3).collect();
-        pair.b =
-            candle_core::Tensor::from_vec(values, pair.b.shape(), &candle_core::Device::Cpu)
-                .unwrap();
+        pair.b = candle_core::Tensor::from_vec(values, pair.b.shape(), &candle_core::Device::Cpu)
+            .unwrap();
     }
     adapter
 }
@@ -350,10 +349,13 @@ fn the_trained_graph_and_the_merged_engine_agree() {
     model.forward(batch, Dropout::off()).unwrap();
     let state = &model.states()[..48];
     let mut graph = vec![0.0; 64];
-    model
-        .head
-        .forward
-        .product(&model.team, state, 1, crate::kernel::Epilogue::Store, &mut graph);
+    model.head.forward.product(
+        &model.team,
+        state,
+        1,
+        crate::kernel::Epilogue::Store,
+        &mut graph,
+    );
     let adapter = training.model.adapter().unwrap();
     adapter.merge_into(&mut checkpoint).unwrap();
     let merged = Llama::new(&checkpoint, Team::new(1)).unwrap();

@@ -27,8 +27,7 @@ impl TrainableLlama {
         let (team, work) = (&self.team, &mut self.work);
         assert_eq!(work.states.len(), targets.len() * hidden);
         work.d_states.resize(targets.len() * hidden)?;
-        work.logits
-            .resize(targets.len().min(ROWS) * vocabulary)?;
+        work.logits.resize(targets.len().min(ROWS) * vocabulary)?;
         let mut loss = 0.0;
         for (part, targets) in targets.chunks(ROWS).enumerate() {
             let n = targets.len();

@@ -1,4 +1,4 @@
-//! `finetune --predictor lora`.
+//! `finetune --predictor lora`, `lora-head` and `len-token`.
 
 use std::path::Path;
 
@@ -7,31 +7,32 @@ use serde_json::json;
 use crate::error::Result;
 use crate::lora::LoraConfig;
 use crate::model::{ChatTemplate, ModelFiles, TextTokenizer};
+use crate::predictor::lora_head::train_head;
+use crate::predictor::stored::Kind;
 use crate::predictor::training::TrainingData;
 use crate::predictor::tuning::{Tune, TuneOutcome, TuneProgress, train_lora};
 use crate::train::TrainConfig;
+use crate::train::length_head::HeadConfig;
 
-use super::settings::Settings;
+use super::settings::{Settings, Trainable};
 use super::{Global, interrupt, progress};
 
 pub(super) fn lora(
     global: &Global,
+    kind: Trainable,
     files: &ModelFiles,
     data: &TrainingData<'_>,
     settings: &Settings,
     resume: bool,
     out: &Path,
 ) -> Result<()> {
-    let config = settings.train.clone();
-    let outcome = tune(
-        global,
-        files,
-        data,
-        settings.lora.clone(),
-        config,
-        out,
-        resume,
-    )?;
+    let (lora, config) = (settings.lora.clone(), settings.train.clone());
+    let head = match kind {
+        Trainable::LoraHead => Some((Kind::LoraHead, &settings.head)),
+        Trainable::LenToken => Some((Kind::LenToken, &settings.head)),
+        _ => None,
+    };
+    let outcome = tune_kind(global, files, data, head, lora, config, out, resume)?;
     if global.json {
         println!(
             "{}",
@@ -40,11 +41,15 @@ pub(super) fn lora(
                 "steps": outcome.steps,
                 "loss": outcome.loss,
                 "validation": outcome.validation,
+                "best": outcome.best,
             })
         );
     } else {
+        let best = outcome.best.map_or(String::new(), |(step, loss)| {
+            format!(", the best on validation after step {step}: {loss:.3}")
+        });
         println!(
-            "{}: {} steps, loss {:.3}; curve in {}",
+            "{}: {} steps, loss {:.3}{best}; curve in {}",
             out.display(),
             outcome.steps,
             outcome.loss,
@@ -54,11 +59,25 @@ pub(super) fn lora(
     Ok(())
 }
 
-/// Tunes with a progress bar, stopping at Ctrl-C.
+/// Tunes an adapter for the perception-only prompt with a progress bar, stopping at Ctrl-C.
 pub fn tune(
     global: &Global,
     files: &ModelFiles,
     data: &TrainingData<'_>,
+    lora: LoraConfig,
+    config: TrainConfig,
+    out: &Path,
+    resume: bool,
+) -> Result<TuneOutcome> {
+    tune_kind(global, files, data, None, lora, config, out, resume)
+}
+
+#[allow(clippy::too_many_arguments)]
+fn tune_kind(
+    global: &Global,
+    files: &ModelFiles,
+    data: &TrainingData<'_>,
+    head: Option<(Kind, &HeadConfig)>,
     lora: LoraConfig,
     config: TrainConfig,
     out: &Path,
@@ -78,7 +97,7 @@ pub fn tune(
         out,
         resume,
     };
-    let outcome = train_lora(&tune, data, &mut |progress| {
+    let mut on_progress = |progress: TuneProgress<'_>| {
         match progress {
             TuneProgress::Planned(plan) => progress::say(global, &plan.summary()),
             TuneProgress::Stepped {
@@ -96,7 +115,11 @@ pub fn tune(
             }
         }
         interrupt::check()
-    });
+    };
+    let outcome = match head {
+        Some((kind, head)) => train_head(&tune, kind, head, data, &mut on_progress),
+        None => train_lora(&tune, data, &mut on_progress),
+    };
     bar.finish_and_clear();
     outcome
 }

@@ -11,6 +11,7 @@ use crate::lora::LoraConfig;
 use crate::model::MINILM;
 use crate::predictor::vocabulary::TermsConfig;
 use crate::train::TrainConfig;
+use crate::train::length_head::HeadConfig;
 
 use super::{Arguments, Global};
 
@@ -18,6 +19,8 @@ use super::{Arguments, Global};
 #[serde(rename_all = "kebab-case")]
 pub(super) enum Trainable {
     Lora,
+    LoraHead,
+    LenToken,
     Ridge,
     Lexical,
     Neighbour,
@@ -47,6 +50,8 @@ pub(super) struct Settings {
     pub terms: TermsConfig,
     #[serde(default)]
     pub lora: LoraConfig,
+    #[serde(default)]
+    pub head: HeadConfig,
     #[serde(default)]
     pub train: TrainConfig,
 }
@@ -106,6 +111,11 @@ impl Settings {
             lora_alpha => lora.alpha,
             lora_dropout => lora.dropout,
             target_modules => lora.target_modules,
+            lora_layers => lora.layers,
+            head_hidden => head.hidden,
+            head_learning_rate => head.learning_rate,
+            dtype => train.dtype,
+            patience => train.patience,
             epochs => train.epochs,
             max_steps => train.max_steps,
             learning_rate => train.learning_rate,
@@ -116,7 +126,11 @@ impl Settings {
             settings.refit = false;
         }
         settings.terms.validate()?;
-        settings.lora.validate()?;
+        // A learned token can do without an adapter.
+        if settings.predictor != Some(Trainable::LenToken) || settings.lora.r > 0 {
+            settings.lora.validate()?;
+        }
+        settings.head.validate()?;
         settings.train.validate()?;
         Ok(settings)
     }
