@@ -151,7 +151,7 @@ fn with_model(
 
     progress::say(global, "2/5 fitting a ridge on hidden states");
     let ridge = base.join("ridge");
-    train_ridge(files, &chat, &data, &ridge, |_| ())?;
+    train_ridge(files, chat.clone(), &data, &ridge, |_| ())?;
 
     progress::say(global, "3/5 tuning a LoRA adapter");
     let lora = base.join("lora");

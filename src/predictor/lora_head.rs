@@ -18,7 +18,7 @@ use crate::model::chat::fits;
 use crate::model::llama::{Chunk, Llama, Workspace};
 use crate::model::{ChatModel, Checkpoint, ModelFiles};
 use crate::train::Training;
-use crate::train::length_head::{HeadConfig, HeadLoss, HeadShape, LengthExamples, add_head};
+use crate::train::length_head::{HeadLoss, HeadShape, LengthExamples, LengthHeadConfig, add_head};
 use crate::train::llama::{LEARNED_TOKENS, Options, TrainableLlama};
 
 use super::fitted_file::{self, FittedFile};
@@ -68,10 +68,10 @@ struct Stored {
 /// # Errors
 /// As for a LoRA adapter: a prompt that does not fit, a loss that is not a number, a folder
 /// that cannot be written, an interruption.
-pub fn train_head(
+pub fn train_lora_head(
     tune: &Tune<'_>,
     kind: Kind,
-    head: &HeadConfig,
+    head: &LengthHeadConfig,
     data: &TrainingData<'_>,
     on_progress: OnProgress<'_>,
 ) -> Result<TuneOutcome> {
@@ -188,7 +188,7 @@ pub struct LoraHead {
 }
 
 impl LoraHead {
-    /// Reads what [`train_head`] wrote; `files` are those of the model it was trained on.
+    /// Reads what [`train_lora_head`] wrote; `files` are those of the model it was trained on.
     ///
     /// # Errors
     /// Missing or damaged files, another model's.

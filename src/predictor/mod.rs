@@ -6,6 +6,8 @@ pub mod calibration;
 pub mod encoder;
 mod fitted_file;
 pub mod from_file;
+pub mod head;
+pub mod held_out;
 pub mod known;
 pub mod len_token;
 pub mod lexical;
@@ -14,7 +16,9 @@ pub mod neighbour;
 mod prediction;
 pub mod ridge;
 pub mod sparse_ridge;
+pub mod stack;
 pub mod states;
+pub mod states_cache;
 pub mod stored;
 pub mod training;
 pub mod trials;
@@ -236,6 +240,14 @@ impl Workshop {
                     spec, dir, &files, team,
                 )?))
             }
+            stored::Kind::Head | stored::Kind::PoolingMlp => {
+                let chat = self.chat_of(Some(&description))?;
+                description.check_model(dir, chat.sha256())?;
+                Ok(Box::new(head::Head::read(spec, dir, chat)?))
+            }
+            stored::Kind::Stack => Ok(Box::new(stack::Stack::read(spec, dir, |member| {
+                self.predictor(member, training)
+            })?)),
             stored::Kind::Lexical => Ok(Box::new(lexical::Lexical::read(spec, dir)?)),
             stored::Kind::Encoder => Ok(Box::new(encoder::Encoder::read(
                 spec,

@@ -27,6 +27,12 @@ pub enum Kind {
     Neighbour,
     /// Regression on a sentence encoder's embedding.
     Encoder,
+    /// Small networks on hidden states of the untuned model.
+    Head,
+    /// The paper's pooling + MLP: a head on the averaged states of the last layer.
+    PoolingMlp,
+    /// Other predictors' distributions, mixed.
+    Stack,
 }
 
 /// A trained predictor, described.

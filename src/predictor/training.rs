@@ -8,7 +8,7 @@ use crate::evaluate::statistics::median;
 use crate::model::{ChatModel, ModelFiles};
 
 use super::ridge::{self, Examples, Trial};
-use super::states::{StatesOf, prompt_states};
+use super::states::{StateReader, StatesOf};
 use super::stored::{Description, Kind};
 
 /// The parts of a dataset that training sees; the test split is never among them.
@@ -115,12 +115,18 @@ impl<'d> TrainingData<'d> {
         }
     }
 
-    pub(super) fn describe(&self, kind: Kind, files: &ModelFiles) -> Result<Description> {
+    /// Describes a predictor that looks into a model, fitted on so many instructions.
+    pub(super) fn describe(
+        &self,
+        kind: Kind,
+        files: &ModelFiles,
+        instructions: usize,
+    ) -> Result<Description> {
         Ok(Description {
             model: files.name.clone(),
             model_sha256: files.sha256()?,
             chat_template: files.chat_template.clone(),
-            ..self.describe_words(kind, self.train.len())
+            ..self.describe_words(kind, instructions)
         })
     }
 }
@@ -131,12 +137,13 @@ impl<'d> TrainingData<'d> {
 /// A prompt that does not fit the model, or a folder that cannot be written.
 pub fn train_ridge(
     files: &ModelFiles,
-    chat: &ChatModel,
+    chat: Arc<ChatModel>,
     data: &TrainingData<'_>,
     out: &Path,
     mut on_progress: impl FnMut(usize),
 ) -> Result<Vec<Trial>> {
     let layers = ridge::candidate_layers(chat.config().num_hidden_layers);
+    let reader = StateReader::new(chat)?;
     let of_layers = StatesOf {
         last: layers.clone(),
         mean: Vec::new(),
@@ -146,7 +153,8 @@ pub fn train_ridge(
             .iter()
             .map(|i| (i.instruction_id, i.instruction))
             .collect();
-        prompt_states(chat, &asked, &of_layers, |n| on(done + n))
+        reader
+            .read(&asked, &of_layers, |n| on(done + n))
             .map_err(|e| e.from_file(&data.name))
     };
     let train_states = run(&data.train, 0, &mut on_progress)?;
@@ -165,6 +173,7 @@ pub fn train_ridge(
         },
     )?;
     fitted.write(out)?;
-    data.describe(Kind::Ridge, files)?.write(out)?;
+    data.describe(Kind::Ridge, files, data.train.len())?
+        .write(out)?;
     Ok(trials)
 }

@@ -194,7 +194,8 @@ pub(super) fn run<O: Objective>(
 
 /// Writes the description, which makes the folder a whole one, and removes the checkpoint.
 pub(super) fn finish(tune: &Tune<'_>, data: &TrainingData<'_>, kind: Kind) -> Result<()> {
-    data.describe(kind, tune.files)?.write(tune.out)?;
+    data.describe(kind, tune.files, data.train.len())?
+        .write(tune.out)?;
     let state = tune.out.join(CHECKPOINT);
     if state.exists() {
         std::fs::remove_file(&state).map_err(|e| Error::io(&state, e))?;

@@ -30,7 +30,7 @@ pub enum HeadLoss {
 /// Settings of a head.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct HeadConfig {
+pub struct LengthHeadConfig {
     /// By default what suits the predictor.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub loss: Option<HeadLoss>,
@@ -40,9 +40,9 @@ pub struct HeadConfig {
     pub learning_rate: f64,
 }
 
-impl Default for HeadConfig {
+impl Default for LengthHeadConfig {
     fn default() -> Self {
-        HeadConfig {
+        LengthHeadConfig {
             loss: None,
             hidden: 0,
             bins: 40,
@@ -51,7 +51,7 @@ impl Default for HeadConfig {
     }
 }
 
-impl HeadConfig {
+impl LengthHeadConfig {
     /// # Errors
     /// Numbers that make no sense.
     pub fn validate(&self) -> Result<()> {

@@ -17,6 +17,7 @@ mod live;
 mod no_model;
 mod readme;
 mod tiny_model;
+mod tune;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

@@ -7,12 +7,12 @@ use serde_json::json;
 use crate::error::Result;
 use crate::lora::LoraConfig;
 use crate::model::{ChatTemplate, ModelFiles, TextTokenizer};
-use crate::predictor::lora_head::train_head;
+use crate::predictor::lora_head::train_lora_head;
 use crate::predictor::stored::Kind;
 use crate::predictor::training::TrainingData;
 use crate::predictor::tuning::{Tune, TuneOutcome, TuneProgress, train_lora};
 use crate::train::TrainConfig;
-use crate::train::length_head::HeadConfig;
+use crate::train::length_head::LengthHeadConfig;
 
 use super::settings::{Settings, Trainable};
 use super::{Global, interrupt, progress};
@@ -28,8 +28,8 @@ pub(super) fn lora(
 ) -> Result<()> {
     let (lora, config) = (settings.lora.clone(), settings.train.clone());
     let head = match kind {
-        Trainable::LoraHead => Some((Kind::LoraHead, &settings.head)),
-        Trainable::LenToken => Some((Kind::LenToken, &settings.head)),
+        Trainable::LoraHead => Some((Kind::LoraHead, &settings.tuned_head)),
+        Trainable::LenToken => Some((Kind::LenToken, &settings.tuned_head)),
         _ => None,
     };
     let outcome = tune_kind(global, files, data, head, lora, config, out, resume)?;
@@ -77,7 +77,7 @@ fn tune_kind(
     global: &Global,
     files: &ModelFiles,
     data: &TrainingData<'_>,
-    head: Option<(Kind, &HeadConfig)>,
+    head: Option<(Kind, &LengthHeadConfig)>,
     lora: LoraConfig,
     config: TrainConfig,
     out: &Path,
@@ -117,7 +117,7 @@ fn tune_kind(
         interrupt::check()
     };
     let outcome = match head {
-        Some((kind, head)) => train_head(&tune, kind, head, data, &mut on_progress),
+        Some((kind, head)) => train_lora_head(&tune, kind, head, data, &mut on_progress),
         None => train_lora(&tune, data, &mut on_progress),
     };
     bar.finish_and_clear();
