@@ -13,8 +13,6 @@ use crate::predictor::{Query, Workshop, from_file, training_lengths};
 
 use super::{Global, must_not_exist};
 
-/// Probabilities whose quantiles are printed.
-
 /// Predict the lengths of answers to a file of instructions, as JSON lines
 ///
 /// Predictors that know a distribution also print its `quantiles`: the length that an answer

@@ -9,7 +9,9 @@ pub mod from_file;
 pub mod head;
 pub mod held_out;
 pub mod known;
+pub mod len_token;
 pub mod lexical;
+pub mod lora_head;
 pub mod neighbour;
 mod prediction;
 pub mod ridge;
@@ -20,6 +22,7 @@ pub mod states_cache;
 pub mod stored;
 pub mod training;
 pub mod trials;
+pub mod tuning;
 pub mod vocabulary;
 
 use std::cell::RefCell;
@@ -229,6 +232,14 @@ impl Workshop {
                 Ok(Box::new(ridge::Ridge::read(spec, dir, chat)?))
             }
             stored::Kind::Lora => self.tuned(spec, dir, Some(&description), training),
+            stored::Kind::LoraHead | stored::Kind::LenToken => {
+                let files = self.files(Some(&description))?;
+                description.check_model(dir, &files.sha256()?)?;
+                let team = self.team.clone();
+                Ok(Box::new(lora_head::LoraHead::read(
+                    spec, dir, &files, team,
+                )?))
+            }
             stored::Kind::Head | stored::Kind::PoolingMlp => {
                 let chat = self.chat_of(Some(&description))?;
                 description.check_model(dir, chat.sha256())?;

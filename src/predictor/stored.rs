@@ -15,6 +15,10 @@ const FILE: &str = "predictor.json";
 pub enum Kind {
     /// A PEFT adapter for the perception-only prompt.
     Lora,
+    /// A head on the prompt's last state, trained with an adapter under it.
+    LoraHead,
+    /// A head on the state of a learned token after the prompt.
+    LenToken,
     /// Ridge regression on a hidden state of the untuned model.
     Ridge,
     /// Ridge regression on the instruction's words.

@@ -18,6 +18,7 @@ mod live;
 mod no_model;
 mod readme;
 mod tiny_model;
+mod tune;
 mod words;
 
 use std::path::{Path, PathBuf};

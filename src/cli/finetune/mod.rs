@@ -20,6 +20,7 @@ use crate::persist;
 use crate::predictor::head::{Objective, Target};
 use crate::predictor::stored::{Description, Kind};
 use crate::predictor::training::TrainingData;
+use crate::train::Dtype;
 
 pub use lora::tune;
 use settings::{Settings, Trainable};
@@ -29,6 +30,8 @@ use super::{Global, interrupt, progress};
 /// Train a predictor of response lengths
 ///
 /// `lora` tunes an adapter for the perception-only prompt (a PEFT folder any engine serves);
+/// `lora-head` puts a head on the prompt's last state and tunes an adapter under it, `len-token`
+/// one on a learned token after the prompt (--lora-r 0: nothing else is tuned);
 /// `ridge` fits a line on a hidden state of the untuned model in seconds. Without the model:
 /// `lexical` fits a line on the instruction's words, `neighbour` keeps the lengths of the
 /// instructions it is trained on and looks for the most alike, `encoder` fits a sentence
@@ -43,7 +46,7 @@ use super::{Global, interrupt, progress};
 #[derive(Args)]
 #[command(verbatim_doc_comment)]
 pub struct Arguments {
-    /// A TOML file with these settings and [terms], [lora] and [train] sections
+    /// A TOML file with these settings and [terms], [head], [lora], [tuned_head] and [train] sections
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// What to train
@@ -117,6 +120,21 @@ pub struct Arguments {
     /// Layers to adapt [default: q_proj,v_proj]
     #[arg(long, value_delimiter = ',', value_name = "NAMES")]
     target_modules: Option<Vec<String>>,
+    /// Adapt the top N blocks only [default: all]
+    #[arg(long, value_name = "N")]
+    lora_layers: Option<usize>,
+    /// Units between state and output, 0 for none (lora-head, len-token) [default: 0]
+    #[arg(long, value_name = "N")]
+    tuned_head_hidden: Option<usize>,
+    /// Learning rate of the head (lora-head, len-token) [default: 0.001]
+    #[arg(long, value_name = "RATE")]
+    head_learning_rate: Option<f64>,
+    /// In what products with the model's weights are computed while tuning [default: f32]
+    #[arg(long, value_name = "DTYPE")]
+    dtype: Option<Dtype>,
+    /// Stop tuning after N validation losses without a new best [default: never]
+    #[arg(long, value_name = "N")]
+    patience: Option<usize>,
     #[arg(long)]
     epochs: Option<usize>,
     #[arg(long)]
@@ -165,7 +183,15 @@ pub fn run(global: &Global, arguments: &Arguments) -> Result<()> {
             let chat = Arc::new(ChatModel::load(&files, global.team())?);
             ridge::ridge(global, &files, chat, &data, &out)
         }
-        Trainable::Lora => lora::lora(global, &model()?, &data, &settings, arguments.resume, &out),
+        Trainable::Lora | Trainable::LoraHead | Trainable::LenToken => lora::lora(
+            global,
+            kind,
+            &model()?,
+            &data,
+            &settings,
+            arguments.resume,
+            &out,
+        ),
         Trainable::Lexical | Trainable::Neighbour | Trainable::Encoder | Trainable::Stack => {
             words::train(global, kind, &data, &settings, &out)
         }

@@ -12,6 +12,7 @@ use crate::model::MINILM;
 use crate::predictor::head::HeadConfig;
 use crate::predictor::vocabulary::TermsConfig;
 use crate::train::TrainConfig;
+use crate::train::length_head::LengthHeadConfig;
 
 use super::{Arguments, Global, head};
 
@@ -19,6 +20,8 @@ use super::{Arguments, Global, head};
 #[serde(rename_all = "kebab-case")]
 pub(super) enum Trainable {
     Lora,
+    LoraHead,
+    LenToken,
     Ridge,
     Lexical,
     Neighbour,
@@ -58,6 +61,8 @@ pub(super) struct Settings {
     pub head: HeadConfig,
     #[serde(default)]
     pub lora: LoraConfig,
+    #[serde(default)]
+    pub tuned_head: LengthHeadConfig,
     #[serde(default)]
     pub train: TrainConfig,
 }
@@ -128,6 +133,11 @@ impl Settings {
             lora_alpha => lora.alpha,
             lora_dropout => lora.dropout,
             target_modules => lora.target_modules,
+            lora_layers => lora.layers,
+            tuned_head_hidden => tuned_head.hidden,
+            head_learning_rate => tuned_head.learning_rate,
+            dtype => train.dtype,
+            patience => train.patience,
             epochs => train.epochs,
             max_steps => train.max_steps,
             learning_rate => train.learning_rate,
@@ -144,7 +154,11 @@ impl Settings {
         }
         settings.head.validate()?;
         settings.terms.validate()?;
-        settings.lora.validate()?;
+        // A learned token can do without an adapter.
+        if settings.predictor != Some(Trainable::LenToken) || settings.lora.r > 0 {
+            settings.lora.validate()?;
+        }
+        settings.tuned_head.validate()?;
         settings.train.validate()?;
         Ok(settings)
     }
