@@ -3,19 +3,15 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use serde_json::json;
 
 use crate::dataset::Label;
 use crate::dataset::embedded;
 use crate::error::{Error, Result};
 use crate::instruction;
 use crate::persist;
-use crate::predictor::{Query, Workshop, training_lengths};
+use crate::predictor::{Query, Workshop, from_file, training_lengths};
 
 use super::{Global, must_not_exist};
-
-/// Probabilities whose quantiles are printed.
-const STATED: [f64; 7] = [0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99];
 
 /// Predict the lengths of answers to a file of instructions, as JSON lines
 ///
@@ -83,17 +79,7 @@ pub fn run(global: &Global, arguments: &Arguments) -> Result<()> {
         .predict(&queries)
         .map_err(|e| e.from_file(&arguments.instructions))?;
     for (query, prediction) in queries.iter().zip(predictions) {
-        let mut line = json!({
-            "instruction_id": query.instruction_id,
-            "predicted_tokens": prediction.tokens,
-            "unparsable": prediction.unparsable,
-        });
-        if let Some(quantiles) = prediction.quantiles {
-            line["quantiles"] = STATED
-                .iter()
-                .map(|p| (p.to_string(), json!(quantiles.at(*p))))
-                .collect();
-        }
+        let line = from_file::line(query.instruction_id, &prediction);
         text.push_str(&format!("{line}\n"));
     }
     match &arguments.out {

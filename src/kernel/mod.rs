@@ -10,9 +10,11 @@
 #![allow(clippy::needless_range_loop)]
 
 pub mod attention;
+pub mod backward;
 pub mod elementwise;
 pub mod lane;
 pub mod lines;
+pub mod matmul;
 pub mod packed;
 pub mod pages;
 pub mod peak;
@@ -22,6 +24,7 @@ mod widen;
 
 pub use packed::{Arithmetic, PackedWeights};
 pub use product::Epilogue;
+pub(crate) use team::Disjoint;
 pub use team::Team;
 
 /// Numbers between -1 and 1 for tests.

@@ -141,6 +141,26 @@ impl Team {
     }
 }
 
+/// A slice that threads write disjoint parts of.
+pub(crate) struct Disjoint(*mut f32, usize);
+// SAFETY: `slice`'s callers promise disjoint ranges.
+unsafe impl Sync for Disjoint {}
+
+impl Disjoint {
+    pub(crate) fn new(slice: &mut [f32]) -> Disjoint {
+        Disjoint(slice.as_mut_ptr(), slice.len())
+    }
+
+    /// # Safety
+    /// No two live slices may overlap.
+    #[allow(clippy::mut_from_ref)]
+    pub(crate) unsafe fn slice(&self, start: usize, len: usize) -> &mut [f32] {
+        assert!(start + len <= self.1);
+        // SAFETY: in bounds, disjoint by the caller's promise.
+        unsafe { std::slice::from_raw_parts_mut(self.0.add(start), len) }
+    }
+}
+
 impl Drop for Team {
     fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::SeqCst);

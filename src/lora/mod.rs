@@ -37,6 +37,12 @@ pub struct LoraConfig {
     pub target_modules: Vec<String>,
     /// Scale by alpha / sqrt(r) instead of alpha / r.
     pub use_rslora: bool,
+    /// Only the top so many blocks; becomes `layers_to_transform` once the model is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub layers: Option<usize>,
+    /// Only these blocks, counted from 0 (PEFT's name); all where it is not given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub layers_to_transform: Option<Vec<usize>>,
 }
 
 impl Default for LoraConfig {
@@ -47,6 +53,8 @@ impl Default for LoraConfig {
             dropout: 0.05,
             target_modules: vec!["q_proj".into(), "v_proj".into()],
             use_rslora: false,
+            layers: None,
+            layers_to_transform: None,
         }
     }
 }
@@ -76,7 +84,47 @@ impl LoraConfig {
                 )));
             }
         }
+        let none = self.layers_to_transform.as_ref().is_some_and(Vec::is_empty);
+        if self.layers == Some(0) || none {
+            return Err(Error::Usage(
+                "LoRA needs at least one block: leave `layers` out to adapt all".into(),
+            ));
+        }
+        if self.layers.is_some() && self.layers_to_transform.is_some() {
+            return Err(Error::Usage(
+                "`layers` and `layers_to_transform` name the same thing: give one".into(),
+            ));
+        }
         Ok(())
+    }
+
+    /// Turns `layers` into the blocks of a model of `count` blocks.
+    ///
+    /// # Errors
+    /// Blocks that the model does not have.
+    pub fn resolved(mut self, count: usize) -> Result<LoraConfig> {
+        let most = self
+            .layers
+            .or_else(|| Some(self.layers_to_transform.as_ref()?.iter().max()? + 1));
+        if let Some(most) = most.filter(|most| *most > count) {
+            return Err(Error::Usage(format!(
+                "the adapter asks for {most} blocks, the model has {count}"
+            )));
+        }
+        if let Some(top) = self.layers.take() {
+            self.layers_to_transform = Some((count - top..count).collect());
+        }
+        Ok(self)
+    }
+
+    fn adapts(&self, block: usize) -> bool {
+        let chosen = self.layers_to_transform.as_ref();
+        chosen.is_none_or(|chosen| chosen.contains(&block))
+    }
+
+    /// The first adapted block of `count`; `count` if there is none.
+    pub fn lowest_layer(&self, count: usize) -> usize {
+        (0..count).find(|i| self.adapts(*i)).unwrap_or(count)
     }
 
     /// Full names (`model.layers.0.self_attn.q_proj`) and shapes (out, in) of all targets.
@@ -92,6 +140,7 @@ impl LoraConfig {
             _ => (model.intermediate_size, hidden),
         };
         (0..model.num_hidden_layers)
+            .filter(|i| self.adapts(*i))
             .flat_map(|i| {
                 TARGETS
                     .iter()
@@ -134,6 +183,7 @@ impl Adapter {
         seed: u64,
     ) -> Result<Adapter> {
         config.validate()?;
+        let config = config.resolved(model.num_hidden_layers)?;
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let mut pairs = BTreeMap::new();
         for (name, out, inn) in config.places(model) {

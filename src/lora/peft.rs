@@ -35,6 +35,7 @@ pub fn write(adapter: &Adapter, dir: &Path) -> Result<()> {
         "fan_in_fan_out": false,
         "inference_mode": true,
         "init_lora_weights": true,
+        "layers_to_transform": config.layers_to_transform,
         "lora_alpha": alpha,
         "lora_dropout": config.dropout,
         "modules_to_save": null,
@@ -146,7 +147,6 @@ fn read_config(path: &Path, description: &Value) -> Result<LoraConfig> {
         "alpha_pattern",
         "modules_to_save",
         "fan_in_fan_out",
-        "layers_to_transform",
         "lora_bias",
         "use_qalora",
         "target_parameters",
@@ -169,6 +169,10 @@ fn read_config(path: &Path, description: &Value) -> Result<LoraConfig> {
         return wrong("lacks `r`, `lora_alpha` or a list of `target_modules`".into());
     };
     let config = LoraConfig {
+        layers: None,
+        layers_to_transform: read_layers(&description["layers_to_transform"]).ok_or_else(|| {
+            Error::malformed(path, "`layers_to_transform` is not a list of block numbers")
+        })?,
         r: r as usize,
         alpha,
         dropout: description["lora_dropout"].as_f64().unwrap_or(0.0),
@@ -182,6 +186,17 @@ fn read_config(path: &Path, description: &Value) -> Result<LoraConfig> {
         .validate()
         .map_err(|e| Error::malformed(path, e.to_string()))?;
     Ok(config)
+}
+
+/// PEFT takes a list or one number; none and empty mean all blocks.
+fn read_layers(value: &Value) -> Option<Option<Vec<usize>>> {
+    let number = |v: &Value| v.as_u64().map(|n| n as usize);
+    match value {
+        Value::Null => Some(None),
+        Value::Array(list) if list.is_empty() => Some(None),
+        Value::Array(list) => Some(Some(list.iter().map(number).collect::<Option<_>>()?)),
+        one => Some(Some(vec![number(one)?])),
+    }
 }
 
 #[cfg(test)]

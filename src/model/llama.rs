@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::kernel::attention::{Attend, attend, scratch_len};
 use crate::kernel::elementwise::{rms_norm, rotate};
 use crate::kernel::pages::MAX_HEAD_DIM;
-use crate::kernel::{Arithmetic, Epilogue, PackedWeights, Team};
+use crate::kernel::{Arithmetic, Disjoint, Epilogue, PackedWeights, Team};
 
 use super::capture::Capture;
 use super::kv_cache::KvCache;
@@ -452,25 +452,5 @@ fn row_ends(chunks: &[Chunk<'_>]) -> Vec<usize> {
 fn grow(buffer: &mut Vec<f32>, len: usize) {
     if buffer.len() < len {
         buffer.resize(len, 0.0);
-    }
-}
-
-/// A slice that threads write disjoint parts of.
-struct Disjoint(*mut f32, usize);
-// SAFETY: `slice`'s callers promise disjoint ranges.
-unsafe impl Sync for Disjoint {}
-
-impl Disjoint {
-    fn new(slice: &mut [f32]) -> Disjoint {
-        Disjoint(slice.as_mut_ptr(), slice.len())
-    }
-
-    /// # Safety
-    /// No two live slices may overlap.
-    #[allow(clippy::mut_from_ref)]
-    unsafe fn slice(&self, start: usize, len: usize) -> &mut [f32] {
-        assert!(start + len <= self.1);
-        // SAFETY: in bounds, disjoint by the caller's promise.
-        unsafe { std::slice::from_raw_parts_mut(self.0.add(start), len) }
     }
 }

@@ -16,14 +16,14 @@ pub struct PartTimes {
 }
 
 /// Adds the time since the last lap to a part.
-pub(super) struct Stopwatch(Instant);
+pub(crate) struct Stopwatch(Instant);
 
 impl Stopwatch {
-    pub(super) fn start() -> Stopwatch {
+    pub(crate) fn start() -> Stopwatch {
         Stopwatch(Instant::now())
     }
 
-    pub(super) fn lap(&mut self, part: &mut f64) {
+    pub(crate) fn lap(&mut self, part: &mut f64) {
         let now = Instant::now();
         *part += (now - self.0).as_secs_f64();
         self.0 = now;

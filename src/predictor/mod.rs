@@ -6,16 +6,23 @@ pub mod calibration;
 pub mod encoder;
 mod fitted_file;
 pub mod from_file;
+pub mod head;
+pub mod held_out;
 pub mod known;
+pub mod len_token;
 pub mod lexical;
+pub mod lora_head;
 pub mod neighbour;
 mod prediction;
 pub mod ridge;
 pub mod sparse_ridge;
+pub mod stack;
 pub mod states;
+pub mod states_cache;
 pub mod stored;
 pub mod training;
 pub mod trials;
+pub mod tuning;
 pub mod vocabulary;
 
 use std::cell::RefCell;
@@ -225,6 +232,22 @@ impl Workshop {
                 Ok(Box::new(ridge::Ridge::read(spec, dir, chat)?))
             }
             stored::Kind::Lora => self.tuned(spec, dir, Some(&description), training),
+            stored::Kind::LoraHead | stored::Kind::LenToken => {
+                let files = self.files(Some(&description))?;
+                description.check_model(dir, &files.sha256()?)?;
+                let team = self.team.clone();
+                Ok(Box::new(lora_head::LoraHead::read(
+                    spec, dir, &files, team,
+                )?))
+            }
+            stored::Kind::Head | stored::Kind::PoolingMlp => {
+                let chat = self.chat_of(Some(&description))?;
+                description.check_model(dir, chat.sha256())?;
+                Ok(Box::new(head::Head::read(spec, dir, chat)?))
+            }
+            stored::Kind::Stack => Ok(Box::new(stack::Stack::read(spec, dir, |member| {
+                self.predictor(member, training)
+            })?)),
             stored::Kind::Lexical => Ok(Box::new(lexical::Lexical::read(spec, dir)?)),
             stored::Kind::Encoder => Ok(Box::new(encoder::Encoder::read(
                 spec,

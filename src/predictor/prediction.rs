@@ -32,6 +32,15 @@ impl Prediction {
             quantiles: None,
         }
     }
+
+    /// The median of a distribution, which errs least on average.
+    pub fn distributed(quantiles: Quantiles) -> Prediction {
+        Prediction {
+            tokens: quantiles.at(0.5),
+            unparsable: false,
+            quantiles: Some(quantiles),
+        }
+    }
 }
 
 /// The probabilities at which every distributional predictor states its quantiles.

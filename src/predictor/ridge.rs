@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::model::ChatModel;
 use crate::persist;
 
-use super::states::{StatesOf, prompt_states};
+use super::states::{StateReader, StatesOf};
 use super::{Prediction, Predictor, Query};
 
 const FILE: &str = "ridge.safetensors";
@@ -266,7 +266,7 @@ impl RidgeFit {
 /// The fit with the model it looks into.
 pub struct Ridge {
     name: String,
-    chat: Arc<ChatModel>,
+    reader: StateReader,
     fit: RidgeFit,
 }
 
@@ -286,7 +286,7 @@ impl Ridge {
         }
         Ok(Ridge {
             name: name.to_string(),
-            chat,
+            reader: StateReader::new(chat)?,
             fit,
         })
     }
@@ -307,9 +307,9 @@ impl Predictor for Ridge {
             last: vec![self.fit.layer],
             mean: Vec::new(),
         };
-        let states = prompt_states(&self.chat, &asked, &of, |_| ())?;
+        let states = self.reader.read(&asked, &of, |_| ())?;
         Ok(states
-            .chunks_exact(self.chat.config().hidden_size)
+            .chunks_exact(self.fit.features())
             .map(|state| Prediction::of(self.fit.predict(state)))
             .collect())
     }

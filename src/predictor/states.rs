@@ -1,10 +1,13 @@
 //! Hidden states of prompts: what a head on the untuned model predicts from.
 
+use std::sync::{Arc, Mutex, PoisonError};
+
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
 use crate::model::ChatModel;
 use crate::model::capture::Capture;
+use crate::model::kv_cache::KvCache;
 use crate::model::llama::{Chunk, Workspace};
 
 /// Prompt tokens run in one pass.
@@ -38,77 +41,126 @@ impl StatesOf {
     }
 }
 
-/// States of the chat prompt of every instruction (its id and text):
-/// `[instruction][last layers, then mean layers][hidden]`. The template's beginning is run
-/// once, and nothing above the deepest layer is run. An instruction's states do not depend on
-/// the others.
-///
-/// # Errors
-/// A prompt that does not fit the model.
-pub fn prompt_states(
-    chat: &ChatModel,
-    instructions: &[(&str, &str)],
-    of: &StatesOf,
-    mut on_progress: impl FnMut(usize),
-) -> Result<Vec<f32>> {
-    let prompts = instructions
-        .iter()
-        .map(|(id, text)| chat.fitting_prompt(id, text, 0))
-        .collect::<Result<Vec<_>>>()?;
-    let opening = opening(chat)?;
-    // Where a tokenizer merges the opening's end into an instruction, less of it is shared.
-    let openings: Vec<usize> = prompts.iter().map(|p| common(&opening, p)).collect();
-    let shared = openings.iter().copied().min().unwrap_or(0);
-    let longest = prompts.iter().map(Vec::len).max().unwrap_or(1);
-    // Slot 0 keeps the shared beginning.
-    let mut cache = chat.llama().new_cache(SLOTS + 1, longest)?;
-    let mut workspace = Workspace::default();
-    if shared > 0 {
-        let chunk = Chunk {
-            slot: 0,
-            tokens: &opening[..shared],
-            logits: false,
-        };
-        chat.llama()
-            .forward(&[chunk], &mut cache, &mut workspace, None)?;
+/// Reads hidden states of chat prompts. What the chat template begins every prompt with is run
+/// once and kept.
+pub struct StateReader {
+    chat: Arc<ChatModel>,
+    /// The tokens that every prompt begins with.
+    opening: Vec<u32>,
+    run: Mutex<Run>,
+}
+
+/// The cache, whose slot 0 keeps the opening, and the buffers of the forward pass.
+#[derive(Default)]
+struct Run {
+    cache: Option<KvCache>,
+    workspace: Workspace,
+}
+
+impl StateReader {
+    /// # Errors
+    /// A chat template that cannot be rendered.
+    pub fn new(chat: Arc<ChatModel>) -> Result<StateReader> {
+        let opening = opening(&chat)?;
+        Ok(StateReader {
+            chat,
+            opening,
+            run: Mutex::default(),
+        })
     }
-    let mut states = Vec::with_capacity(prompts.len() * of.vectors() * chat.config().hidden_size);
-    let mut next = 0;
-    while next < prompts.len() {
-        let (mut end, mut tokens) = (next, 0);
-        while end < prompts.len()
-            && end - next < SLOTS
-            && (tokens == 0 || tokens + prompts[end].len() - shared <= PASS_TOKENS)
-        {
-            tokens += prompts[end].len() - shared;
-            end += 1;
-        }
-        for slot in 1..=end - next {
-            cache.copy_prefix(0, slot, shared);
-        }
-        let chunks: Vec<Chunk<'_>> = prompts[next..end]
+
+    pub fn chat(&self) -> &Arc<ChatModel> {
+        &self.chat
+    }
+
+    /// States of the chat prompt of every instruction (its id and text):
+    /// `[instruction][last layers, then mean layers][hidden]`. Nothing above the deepest layer
+    /// is run, and an instruction's states do not depend on the others.
+    ///
+    /// # Errors
+    /// A prompt that does not fit the model.
+    pub fn read(
+        &self,
+        instructions: &[(&str, &str)],
+        of: &StatesOf,
+        mut on_progress: impl FnMut(usize),
+    ) -> Result<Vec<f32>> {
+        let prompts = instructions
             .iter()
-            .enumerate()
-            .map(|(index, prompt)| Chunk {
-                slot: index + 1,
-                tokens: &prompt[shared..],
-                logits: false,
-            })
-            .collect();
-        let mut capture = Capture {
-            last: of.last.clone(),
-            mean: of.mean.clone(),
-            mean_from: openings[next..end].iter().map(|o| o - shared).collect(),
-            stops_early: true,
-            states: Vec::new(),
-        };
-        chat.llama()
-            .forward(&chunks, &mut cache, &mut workspace, Some(&mut capture))?;
-        states.append(&mut capture.states);
-        on_progress(end);
-        next = end;
+            .map(|(id, text)| self.chat.fitting_prompt(id, text, 0))
+            .collect::<Result<Vec<_>>>()?;
+        // Where a tokenizer merges the opening's end into an instruction, less of it is shared.
+        let openings: Vec<usize> = prompts.iter().map(|p| common(&self.opening, p)).collect();
+        let shared = openings.iter().copied().min().unwrap_or(0);
+        let longest = prompts.iter().map(Vec::len).max().unwrap_or(1);
+        let mut run = self.run.lock().unwrap_or_else(PoisonError::into_inner);
+        let Run { cache, workspace } = &mut *run;
+        let cache = self.roomy(cache, longest, workspace)?;
+        let hidden = self.chat.config().hidden_size;
+        let mut states = Vec::with_capacity(prompts.len() * of.vectors() * hidden);
+        let mut next = 0;
+        while next < prompts.len() {
+            let (mut end, mut tokens) = (next, 0);
+            while end < prompts.len()
+                && end - next < SLOTS
+                && (tokens == 0 || tokens + prompts[end].len() - shared <= PASS_TOKENS)
+            {
+                tokens += prompts[end].len() - shared;
+                end += 1;
+            }
+            for slot in 1..=end - next {
+                cache.copy_prefix(0, slot, shared);
+            }
+            let chunks: Vec<Chunk<'_>> = prompts[next..end]
+                .iter()
+                .enumerate()
+                .map(|(index, prompt)| Chunk {
+                    slot: index + 1,
+                    tokens: &prompt[shared..],
+                    logits: false,
+                })
+                .collect();
+            let mut capture = Capture {
+                last: of.last.clone(),
+                mean: of.mean.clone(),
+                mean_from: openings[next..end].iter().map(|o| o - shared).collect(),
+                stops_early: true,
+                states: Vec::new(),
+            };
+            self.chat
+                .llama()
+                .forward(&chunks, cache, workspace, Some(&mut capture))?;
+            states.append(&mut capture.states);
+            on_progress(end);
+            next = end;
+        }
+        Ok(states)
     }
-    Ok(states)
+
+    /// The cache with room for sequences of `longest` tokens; a new one gets the opening.
+    fn roomy<'c>(
+        &self,
+        cache: &'c mut Option<KvCache>,
+        longest: usize,
+        workspace: &mut Workspace,
+    ) -> Result<&'c mut KvCache> {
+        if let Some(there) = cache.take_if(|c| c.capacity() >= longest) {
+            return Ok(cache.insert(there));
+        }
+        let capacity = longest.max(self.opening.len()).next_power_of_two();
+        let mut new = self.chat.llama().new_cache(SLOTS + 1, capacity)?;
+        if !self.opening.is_empty() {
+            let chunk = Chunk {
+                slot: 0,
+                tokens: &self.opening,
+                logits: false,
+            };
+            self.chat
+                .llama()
+                .forward(&[chunk], &mut new, workspace, None)?;
+        }
+        Ok(cache.insert(new))
+    }
 }
 
 /// The tokens that every prompt of the chat template begins with. The last token of a prompt

@@ -1,20 +1,17 @@
 //! AdamW with moments that can be stored, and the learning-rate schedule.
 
-use std::collections::BTreeMap;
+use super::parameters::Parameters;
 
-use candle_core::backprop::GradStore;
-use candle_core::{Tensor, Var};
-
-use crate::error::{Error, Result};
-
-/// AdamW (Loshchilov and Hutter 2019), f32, one instance for all variables.
+/// AdamW (Loshchilov and Hutter 2019), f32, over all parameters at once.
+#[derive(Debug, Clone)]
 pub struct AdamW {
     pub betas: (f64, f64),
     pub eps: f64,
     pub weight_decay: f64,
-    step: i32,
-    /// First and second moments by variable name.
-    moments: BTreeMap<String, (Tensor, Tensor)>,
+    pub(super) step: usize,
+    /// First and second moments, in the order of the parameters; empty before the first step.
+    pub(super) first: Vec<f32>,
+    pub(super) second: Vec<f32>,
 }
 
 impl AdamW {
@@ -24,96 +21,36 @@ impl AdamW {
             eps: 1e-8,
             weight_decay,
             step: 0,
-            moments: BTreeMap::new(),
+            first: Vec::new(),
+            second: Vec::new(),
         }
     }
 
-    pub(super) fn moments(&self) -> &BTreeMap<String, (Tensor, Tensor)> {
-        &self.moments
-    }
-
-    pub(super) fn restore(&mut self, step: usize, moments: BTreeMap<String, (Tensor, Tensor)>) {
-        self.step = step as i32;
-        self.moments = moments;
-    }
-
-    /// One step with learning rate `lr`.
-    ///
-    /// # Errors
-    /// A variable without a gradient: some operation cut the graph, and training it would
-    /// silently do nothing.
-    pub fn step(&mut self, vars: &BTreeMap<String, Var>, grads: &Gradients, lr: f64) -> Result<()> {
+    /// One step along the gradients with learning rate `rate` (times each matrix's own factor).
+    pub fn step(&mut self, parameters: &mut Parameters, rate: f64) {
         self.step += 1;
-        let (b1, b2) = self.betas;
-        let (c1, c2) = (1.0 - b1.powi(self.step), 1.0 - b2.powi(self.step));
-        for (name, var) in vars {
-            let grad = grads.0.get(name).ok_or_else(|| missing(name))?;
-            let (m, v) = match self.moments.remove(name) {
-                Some(moments) => moments,
-                None => (grad.zeros_like()?, grad.zeros_like()?),
-            };
-            let m = ((m * b1)? + (grad * (1.0 - b1))?)?;
-            let v = ((v * b2)? + (grad.sqr()? * (1.0 - b2))?)?;
-            let update = ((&m / c1)? / ((&v / c2)?.sqrt()? + self.eps)?)?;
-            let kept = (var.as_tensor() * (1.0 - lr * self.weight_decay))?;
-            var.set(&(kept - (update * lr)?)?)?;
-            self.moments.insert(name.clone(), (m, v));
-        }
-        Ok(())
-    }
-}
-
-fn missing(name: &str) -> Error {
-    Error::Numeric(format!(
-        "`{name}` received no gradient: an operation on its way to the loss has no backward"
-    ))
-}
-
-/// Gradients by variable name, summed over the micro-batches of a step.
-#[derive(Default)]
-pub struct Gradients(pub BTreeMap<String, Tensor>);
-
-impl Gradients {
-    /// Adds what one backward pass found.
-    ///
-    /// # Errors
-    /// A variable without a gradient.
-    pub fn add(&mut self, vars: &BTreeMap<String, Var>, store: &GradStore) -> Result<()> {
-        for (name, var) in vars {
-            let grad = store.get(var).ok_or_else(|| missing(name))?;
-            let sum = match self.0.remove(name) {
-                Some(sum) => (sum + grad)?,
-                None => grad.clone(),
-            };
-            self.0.insert(name.clone(), sum.detach());
-        }
-        Ok(())
-    }
-
-    /// The Euclidean norm over all variables.
-    ///
-    /// # Errors
-    /// Only the tensor library's own.
-    pub fn norm(&self) -> Result<f64> {
-        let mut squares = 0.0;
-        for grad in self.0.values() {
-            squares += f64::from(grad.sqr()?.sum_all()?.to_scalar::<f32>()?);
-        }
-        Ok(squares.sqrt())
-    }
-
-    /// Scales all so that the norm is at most `limit`; returns the norm before.
-    ///
-    /// # Errors
-    /// Only the tensor library's own.
-    pub fn clip(&mut self, limit: f64) -> Result<f64> {
-        let norm = self.norm()?;
-        if norm > limit {
-            for grad in self.0.values_mut() {
-                *grad = (&*grad * (limit / norm))?;
+        self.first.resize(parameters.values.len(), 0.0);
+        self.second.resize(parameters.values.len(), 0.0);
+        let power = i32::try_from(self.step).unwrap_or(i32::MAX);
+        let (b1, b2) = (self.betas.0 as f32, self.betas.1 as f32);
+        let c1 = (1.0 / (1.0 - self.betas.0.powi(power))) as f32;
+        let c2 = (1.0 / (1.0 - self.betas.1.powi(power))) as f32;
+        let eps = self.eps as f32;
+        for entry in parameters.entries().to_vec() {
+            let rate = rate * entry.rate;
+            let (kept, rate) = ((1.0 - rate * self.weight_decay) as f32, rate as f32);
+            let at = entry.range;
+            let gradients = &parameters.gradients[at.clone()];
+            let moments = self.first[at.clone()]
+                .iter_mut()
+                .zip(&mut self.second[at.clone()]);
+            for ((value, g), (m, v)) in parameters.values[at].iter_mut().zip(gradients).zip(moments)
+            {
+                *m = *m * b1 + *g * (1.0 - b1);
+                *v = *v * b2 + *g * *g * (1.0 - b2);
+                *value = *value * kept - rate * (*m * c1) / ((*v * c2).sqrt() + eps);
             }
         }
-        Ok(norm)
     }
 }
 
@@ -131,35 +68,37 @@ pub fn cosine_with_warmup(step: usize, warmup: usize, total: usize) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use candle_core::Device;
 
     #[test]
     fn finds_the_minimum_of_a_parabola_and_clips() {
-        let x = Var::from_tensor(&Tensor::new(&[4f32, -3.0], &Device::Cpu).unwrap()).unwrap();
-        let vars = BTreeMap::from([("x".to_string(), x.clone())]);
+        let mut x = Parameters::default();
+        x.add("x".into(), [1, 2], &[4.0, -3.0], 1.0);
+        x.add("still".into(), [1, 1], &[5.0], 0.0);
         let mut optimizer = AdamW::new(0.0);
         for step in 0..400 {
-            let loss = x.as_tensor().sqr().unwrap().sum_all().unwrap();
-            let mut grads = Gradients::default();
-            grads.add(&vars, &loss.backward().unwrap()).unwrap();
+            x.gradients = x.values.iter().map(|x| 2.0 * x).collect();
+            x.gradients[2] = 0.0;
             if step == 0 {
-                assert!((grads.clip(1.0).unwrap() - 10.0).abs() < 1e-4);
-                assert!((grads.norm().unwrap() - 1.0).abs() < 1e-4);
+                assert!((x.clip(1.0) - 10.0).abs() < 1e-4);
+                assert!((x.gradient_norm() - 1.0).abs() < 1e-4);
             }
-            optimizer.step(&vars, &grads, 0.05).unwrap();
+            optimizer.step(&mut x, 0.05);
         }
-        let found: Vec<f32> = x.as_tensor().to_vec1().unwrap();
-        assert!(found.iter().all(|x| x.abs() < 0.05), "{found:?}");
+        assert!(x.values[..2].iter().all(|x| x.abs() < 0.05));
+        assert_eq!(x.get("still").unwrap(), [5.0]);
     }
 
+    /// `torch.optim.AdamW([1.0], lr=0.1, weight_decay=0.1)` with gradients 0.5, then -0.25.
     #[test]
-    fn a_variable_off_the_graph_is_an_error() {
-        let x = Var::from_tensor(&Tensor::new(1f32, &Device::Cpu).unwrap()).unwrap();
-        let lost = Var::from_tensor(&Tensor::new(1f32, &Device::Cpu).unwrap()).unwrap();
-        let vars = BTreeMap::from([("lost".to_string(), lost)]);
-        let store = x.as_tensor().sqr().unwrap().backward().unwrap();
-        let error = Gradients::default().add(&vars, &store).unwrap_err();
-        assert!(error.to_string().contains("`lost`"));
+    fn two_steps_as_in_pytorch() {
+        let mut x = Parameters::default();
+        x.add("x".into(), [1, 1], &[1.0], 1.0);
+        let mut optimizer = AdamW::new(0.1);
+        for (gradient, expected) in [(0.5, 0.89), (-0.25, 0.854_466)] {
+            x.gradients[0] = gradient;
+            optimizer.step(&mut x, 0.1);
+            assert!((x.values[0] - expected).abs() < 1e-4, "{}", x.values[0]);
+        }
     }
 
     #[test]

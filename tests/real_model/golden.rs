@@ -7,8 +7,8 @@ use lenaware::kernel::Team;
 use lenaware::lora::peft;
 use lenaware::model::Checkpoint;
 use lenaware::model::llama::{Chunk, Workspace};
-use lenaware::train::llama::TrainableLlama;
-use lenaware::train::{Example, TrainConfig, Training};
+use lenaware::train::llama::{Options, TrainableLlama};
+use lenaware::train::{Dtype, Example, TrainConfig, Training};
 use serde_json::Value;
 
 use crate::{chat, files};
@@ -92,6 +92,56 @@ fn prompts_logits_and_greedy_tokens_match_transformers() {
     }
 }
 
+/// Ten steps from PEFT's initial adapter; losses and gradient norms may be off by these shares.
+fn ten_steps(
+    checkpoint: &Checkpoint,
+    run: &Value,
+    examples: &Vec<Example>,
+    dtype: Dtype,
+    (of_loss, of_norm): (f64, f64),
+) -> Training {
+    let adapter = peft::read(&fixture("lora/initial")).unwrap();
+    let options = Options {
+        arithmetic: dtype.arithmetic(),
+        ..Options::default()
+    };
+    let team = Team::of_the_machine();
+    let model = TrainableLlama::with_options(checkpoint, Some(adapter), team, options).unwrap();
+    let config = TrainConfig {
+        epochs: 10,
+        micro_batch_size: 8,
+        gradient_accumulation: 1,
+        learning_rate: run["optimizer"]["lr"].as_f64().unwrap(),
+        constant_rate: true,
+        clip: None,
+        dtype,
+        ..TrainConfig::default()
+    };
+    let mut training = Training::new(model, config).unwrap();
+    let mut log = Vec::new();
+    training
+        .run(examples, &mut |_, record| {
+            log.push(record.clone());
+            Ok(std::ops::ControlFlow::Continue(()))
+        })
+        .unwrap();
+    let steps = run["steps"].as_array().unwrap();
+    assert_eq!(log.len(), steps.len());
+    for (record, step) in log.iter().zip(steps) {
+        let (loss, norm) = (
+            step["loss"].as_f64().unwrap(),
+            step["grad_norm"].as_f64().unwrap(),
+        );
+        println!(
+            "{dtype:?} step {}: loss {:.6} (PEFT {loss:.6}), gradient norm {:.5} (PEFT {norm:.5})",
+            record.step, record.loss, record.grad_norm
+        );
+        assert!((record.loss / loss - 1.0).abs() < of_loss);
+        assert!((record.grad_norm / norm - 1.0).abs() < of_norm);
+    }
+    training
+}
+
 #[test]
 fn ten_lora_steps_match_peft() {
     let run: Value =
@@ -106,39 +156,9 @@ fn ten_lora_steps_match_peft() {
         })
         .collect();
     let checkpoint = Checkpoint::load(files()).unwrap();
-    let adapter = peft::read(&fixture("lora/initial")).unwrap();
-    let model = TrainableLlama::new(&checkpoint, adapter, Team::of_the_machine()).unwrap();
-    let config = TrainConfig {
-        epochs: 10,
-        micro_batch_size: 8,
-        gradient_accumulation: 1,
-        learning_rate: run["optimizer"]["lr"].as_f64().unwrap(),
-        constant_rate: true,
-        clip: None,
-        ..TrainConfig::default()
-    };
-    let mut training = Training::new(model, config).unwrap();
-    let mut log = Vec::new();
-    training
-        .run(&examples, &mut |_, record| {
-            log.push(record.clone());
-            Ok(std::ops::ControlFlow::Continue(()))
-        })
-        .unwrap();
-    let steps = run["steps"].as_array().unwrap();
-    assert_eq!(log.len(), steps.len());
-    for (record, step) in log.iter().zip(steps) {
-        let (loss, norm) = (
-            step["loss"].as_f64().unwrap(),
-            step["grad_norm"].as_f64().unwrap(),
-        );
-        println!(
-            "step {}: loss {:.6} (PEFT {loss:.6}), gradient norm {:.5} (PEFT {norm:.5})",
-            record.step, record.loss, record.grad_norm
-        );
-        assert!((record.loss / loss - 1.0).abs() < 0.01);
-        assert!((record.grad_norm / norm - 1.0).abs() < 0.02);
-    }
+    // Of losses and gradient norms; bf16's own rounding moves the latter.
+    ten_steps(&checkpoint, &run, &examples, Dtype::Bf16, (0.05, 0.10));
+    let training = ten_steps(&checkpoint, &run, &examples, Dtype::F32, (1e-3, 1e-3));
     // PEFT's own tuned adapter, merged: its logits.
     let mut merged = checkpoint;
     peft::read(&fixture("lora/after_10_steps"))

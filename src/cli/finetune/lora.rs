@@ -1,4 +1,4 @@
-//! `finetune --predictor lora`.
+//! `finetune --predictor lora`, `lora-head` and `len-token`.
 
 use std::path::Path;
 
@@ -7,30 +7,32 @@ use serde_json::json;
 use crate::error::Result;
 use crate::lora::LoraConfig;
 use crate::model::{ChatTemplate, ModelFiles, TextTokenizer};
-use crate::predictor::training::{LoraOutcome, LoraProgress, TrainingData, train_lora};
+use crate::predictor::lora_head::train_lora_head;
+use crate::predictor::stored::Kind;
+use crate::predictor::training::TrainingData;
+use crate::predictor::tuning::{Tune, TuneOutcome, TuneProgress, train_lora};
 use crate::train::TrainConfig;
+use crate::train::length_head::LengthHeadConfig;
 
-use super::settings::Settings;
+use super::settings::{Settings, Trainable};
 use super::{Global, interrupt, progress};
 
 pub(super) fn lora(
     global: &Global,
+    kind: Trainable,
     files: &ModelFiles,
     data: &TrainingData<'_>,
     settings: &Settings,
     resume: bool,
     out: &Path,
 ) -> Result<()> {
-    let config = settings.train.clone();
-    let outcome = tune(
-        global,
-        files,
-        data,
-        settings.lora.clone(),
-        config,
-        out,
-        resume,
-    )?;
+    let (lora, config) = (settings.lora.clone(), settings.train.clone());
+    let head = match kind {
+        Trainable::LoraHead => Some((Kind::LoraHead, &settings.tuned_head)),
+        Trainable::LenToken => Some((Kind::LenToken, &settings.tuned_head)),
+        _ => None,
+    };
+    let outcome = tune_kind(global, files, data, head, lora, config, out, resume)?;
     if global.json {
         println!(
             "{}",
@@ -39,11 +41,15 @@ pub(super) fn lora(
                 "steps": outcome.steps,
                 "loss": outcome.loss,
                 "validation": outcome.validation,
+                "best": outcome.best,
             })
         );
     } else {
+        let best = outcome.best.map_or(String::new(), |(step, loss)| {
+            format!(", the best on validation after step {step}: {loss:.3}")
+        });
         println!(
-            "{}: {} steps, loss {:.3}; curve in {}",
+            "{}: {} steps, loss {:.3}{best}; curve in {}",
             out.display(),
             outcome.steps,
             outcome.loss,
@@ -53,7 +59,7 @@ pub(super) fn lora(
     Ok(())
 }
 
-/// Tunes with a progress bar, stopping at Ctrl-C.
+/// Tunes an adapter for the perception-only prompt with a progress bar, stopping at Ctrl-C.
 pub fn tune(
     global: &Global,
     files: &ModelFiles,
@@ -62,31 +68,58 @@ pub fn tune(
     config: TrainConfig,
     out: &Path,
     resume: bool,
-) -> Result<LoraOutcome> {
+) -> Result<TuneOutcome> {
+    tune_kind(global, files, data, None, lora, config, out, resume)
+}
+
+#[allow(clippy::too_many_arguments)]
+fn tune_kind(
+    global: &Global,
+    files: &ModelFiles,
+    data: &TrainingData<'_>,
+    head: Option<(Kind, &LengthHeadConfig)>,
+    lora: LoraConfig,
+    config: TrainConfig,
+    out: &Path,
+    resume: bool,
+) -> Result<TuneOutcome> {
     interrupt::listen();
     let tokenizer = TextTokenizer::from_files(files)?;
     let template = ChatTemplate::from_files(files)?;
     let bar = progress::bar(global, 0, "steps");
-    let outcome = train_lora(
+    let tune = Tune {
         files,
-        (&tokenizer, &template),
-        global.team(),
-        data,
+        tokenizer: &tokenizer,
+        template: &template,
+        team: global.team(),
         lora,
         config,
         out,
         resume,
-        &mut |p: &LoraProgress<'_>| {
-            bar.set_length(p.total_steps as u64);
-            bar.set_position(p.record.step as u64 + 1);
-            let record = p.record;
-            bar.set_message(format!(
-                "loss {:.3}, {:.0} tokens/s",
-                record.loss, record.tokens_per_s
-            ));
-            interrupt::check()
-        },
-    );
+    };
+    let mut on_progress = |progress: TuneProgress<'_>| {
+        match progress {
+            TuneProgress::Planned(plan) => progress::say(global, &plan.summary()),
+            TuneProgress::Stepped {
+                record,
+                total_steps,
+                validation,
+            } => {
+                bar.set_length(total_steps as u64);
+                bar.set_position(record.step as u64 + 1);
+                let seen = validation.map_or(String::new(), |v| format!(", validation {v:.3}"));
+                bar.set_message(format!(
+                    "loss {:.3}{seen}, {:.0} tokens/s",
+                    record.loss, record.tokens_per_s
+                ));
+            }
+        }
+        interrupt::check()
+    };
+    let outcome = match head {
+        Some((kind, head)) => train_lora_head(&tune, kind, head, data, &mut on_progress),
+        None => train_lora(&tune, data, &mut on_progress),
+    };
     bar.finish_and_clear();
     outcome
 }

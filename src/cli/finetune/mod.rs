@@ -1,11 +1,14 @@
 //! `lenaware finetune`: trains a predictor into a folder.
 
+mod head;
 mod lora;
 mod ridge;
 mod settings;
 mod words;
 
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
 
 use clap::Args;
 
@@ -14,7 +17,10 @@ use crate::dataset::embedded;
 use crate::error::{Error, Result};
 use crate::model::{ChatModel, resolve};
 use crate::persist;
+use crate::predictor::head::{Objective, Target};
+use crate::predictor::stored::{Description, Kind};
 use crate::predictor::training::TrainingData;
+use crate::train::Dtype;
 
 pub use lora::tune;
 use settings::{Settings, Trainable};
@@ -24,19 +30,23 @@ use super::{Global, interrupt, progress};
 /// Train a predictor of response lengths
 ///
 /// `lora` tunes an adapter for the perception-only prompt (a PEFT folder any engine serves);
+/// `lora-head` puts a head on the prompt's last state and tunes an adapter under it, `len-token`
+/// one on a learned token after the prompt (--lora-r 0: nothing else is tuned);
 /// `ridge` fits a line on a hidden state of the untuned model in seconds. Without the model:
 /// `lexical` fits a line on the instruction's words, `neighbour` keeps the lengths of the
 /// instructions it is trained on and looks for the most alike, `encoder` fits a sentence
-/// encoder's embedding. Flags override the file of --config.
+/// encoder's embedding. `head` trains small networks on hidden states of the untuned model
+/// (`pooling-mlp` is the paper's), `stack` mixes trained predictors. Flags override the file of --config.
 ///
 /// Examples:
 ///   lenaware finetune --predictor lexical --dataset train.parquet --out ./runs/lexical
-///   lenaware finetune --predictor ridge --out ./runs/ridge
+///   lenaware finetune --predictor head --dataset train.parquet --out ./runs/head
+///   lenaware finetune --predictor stack --dataset train.parquet --members ./runs/head,./runs/lexical --out ./runs/stack
 ///   lenaware finetune --predictor lora --dataset data/run1 --epochs 3 --out ./runs/lora
 #[derive(Args)]
 #[command(verbatim_doc_comment)]
 pub struct Arguments {
-    /// A TOML file with these settings and [terms], [lora] and [train] sections
+    /// A TOML file with these settings and [terms], [head], [lora], [tuned_head] and [train] sections
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// What to train
@@ -76,6 +86,30 @@ pub struct Arguments {
     /// The sentence encoder: minilm, hub:org/name or a directory (encoder) [default: minilm]
     #[arg(long, value_name = "NAME|DIR")]
     encoder: Option<String>,
+    /// Keep hidden states in this folder between runs (head, pooling-mlp)
+    #[arg(long, value_name = "DIR")]
+    states_cache: Option<PathBuf>,
+    /// What a head learns to say [default: bins; regression for pooling-mlp]
+    #[arg(long)]
+    objective: Option<Objective>,
+    /// The lengths a head learns: the label, or every sample [default: label]
+    #[arg(long)]
+    target: Option<Target>,
+    /// Networks that a head averages [default: 4; 1 for pooling-mlp]
+    #[arg(long, value_name = "N")]
+    heads: Option<usize>,
+    /// Width of a head's hidden layer; 0 for none [default: 256]
+    #[arg(long, value_name = "N")]
+    hidden: Option<usize>,
+    /// Layers whose last-token state a head sees [default: about 0.53, 0.67, 0.83 of the depth]
+    #[arg(long, value_delimiter = ',', value_name = "LAYERS")]
+    layers: Option<Vec<usize>>,
+    /// Layers whose averaged states a head sees [default: a third and two thirds of the depth]
+    #[arg(long, value_delimiter = ',', value_name = "LAYERS")]
+    mean_layers: Option<Vec<usize>>,
+    /// Folders of the trained predictors that a stack mixes
+    #[arg(long, value_delimiter = ',', value_name = "DIRS")]
+    members: Option<Vec<PathBuf>>,
     /// Rank of the adapter [default: 8]
     #[arg(long, value_name = "R")]
     lora_r: Option<usize>,
@@ -86,6 +120,21 @@ pub struct Arguments {
     /// Layers to adapt [default: q_proj,v_proj]
     #[arg(long, value_delimiter = ',', value_name = "NAMES")]
     target_modules: Option<Vec<String>>,
+    /// Adapt the top N blocks only [default: all]
+    #[arg(long, value_name = "N")]
+    lora_layers: Option<usize>,
+    /// Units between state and output, 0 for none (lora-head, len-token) [default: 0]
+    #[arg(long, value_name = "N")]
+    tuned_head_hidden: Option<usize>,
+    /// Learning rate of the head (lora-head, len-token) [default: 0.001]
+    #[arg(long, value_name = "RATE")]
+    head_learning_rate: Option<f64>,
+    /// In what products with the model's weights are computed while tuning [default: f32]
+    #[arg(long, value_name = "DTYPE")]
+    dtype: Option<Dtype>,
+    /// Stop tuning after N validation losses without a new best [default: never]
+    #[arg(long, value_name = "N")]
+    patience: Option<usize>,
     #[arg(long)]
     epochs: Option<usize>,
     #[arg(long)]
@@ -116,6 +165,7 @@ pub fn run(global: &Global, arguments: &Arguments) -> Result<()> {
             out.display()
         )));
     }
+    let started = Instant::now();
     let dataset = embedded::open(&settings.dataset)?;
     let name = settings.dataset.display().to_string();
     let mut data = TrainingData::of(&name, &dataset, label)?;
@@ -130,14 +180,37 @@ pub fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     let outcome = match kind {
         Trainable::Ridge => {
             let files = model()?;
-            let chat = ChatModel::load(&files, global.team())?;
-            ridge::ridge(global, &files, &chat, &data, &out)
+            let chat = Arc::new(ChatModel::load(&files, global.team())?);
+            ridge::ridge(global, &files, chat, &data, &out)
         }
-        Trainable::Lora => lora::lora(global, &model()?, &data, &settings, arguments.resume, &out),
-        Trainable::Lexical | Trainable::Neighbour | Trainable::Encoder => {
+        Trainable::Lora | Trainable::LoraHead | Trainable::LenToken => lora::lora(
+            global,
+            kind,
+            &model()?,
+            &data,
+            &settings,
+            arguments.resume,
+            &out,
+        ),
+        Trainable::Lexical | Trainable::Neighbour | Trainable::Encoder | Trainable::Stack => {
             words::train(global, kind, &data, &settings, &out)
         }
+        Trainable::Head | Trainable::PoolingMlp => {
+            let files = model()?;
+            let kind = match kind {
+                Trainable::PoolingMlp => Kind::PoolingMlp,
+                _ => Kind::Head,
+            };
+            let begun = Instant::now();
+            let chosen = head::train(global, kind, &files, &data, &settings, &out)?;
+            words::say(global, &out, &chosen, begun);
+            Ok(())
+        }
     };
+    if outcome.is_ok() {
+        let took = started.elapsed().as_secs_f64();
+        Description::complete(&out, &dataset.provenance.model, took)?;
+    }
     // Beside what was trained or is to be continued, and nowhere else.
     if matches!(outcome, Ok(()) | Err(Error::Interrupted(_))) {
         persist::write(&out.join("config.toml"), text.as_bytes())?;

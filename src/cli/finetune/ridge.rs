@@ -1,6 +1,7 @@
 //! `finetune --predictor ridge`.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use serde_json::json;
 
@@ -14,13 +15,15 @@ use super::{Global, progress};
 pub fn ridge(
     global: &Global,
     files: &ModelFiles,
-    chat: &ChatModel,
+    chat: Arc<ChatModel>,
     data: &TrainingData<'_>,
     out: &Path,
 ) -> Result<()> {
     let total = data.train.len() + data.validation.len();
     let bar = progress::bar(global, total as u64, "prompts");
-    let trials = train_ridge(files, chat, data, out, |done| bar.set_position(done as u64));
+    let trials = train_ridge(files, chat.clone(), data, out, |done| {
+        bar.set_position(done as u64)
+    });
     bar.finish_and_clear();
     let trials = trials?;
     let best = trials

@@ -9,19 +9,26 @@ use crate::dataset::embedded::EMBEDDED;
 use crate::error::{Error, Result};
 use crate::lora::LoraConfig;
 use crate::model::MINILM;
+use crate::predictor::head::HeadConfig;
 use crate::predictor::vocabulary::TermsConfig;
 use crate::train::TrainConfig;
+use crate::train::length_head::LengthHeadConfig;
 
-use super::{Arguments, Global};
+use super::{Arguments, Global, head};
 
 #[derive(Debug, Clone, Copy, PartialEq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum Trainable {
     Lora,
+    LoraHead,
+    LenToken,
     Ridge,
     Lexical,
     Neighbour,
     Encoder,
+    Head,
+    PoolingMlp,
+    Stack,
 }
 
 /// The resolved settings, and the shape of the file.
@@ -43,10 +50,19 @@ pub(super) struct Settings {
     pub refit: bool,
     #[serde(default = "default_encoder")]
     pub encoder: String,
+    /// Where hidden states are kept between runs.
+    pub states_cache: Option<PathBuf>,
+    /// Folders of the predictors that a stack mixes.
+    #[serde(default)]
+    pub members: Vec<PathBuf>,
     #[serde(default)]
     pub terms: TermsConfig,
     #[serde(default)]
+    pub head: HeadConfig,
+    #[serde(default)]
     pub lora: LoraConfig,
+    #[serde(default)]
+    pub tuned_head: LengthHeadConfig,
     #[serde(default)]
     pub train: TrainConfig,
 }
@@ -80,6 +96,11 @@ impl Settings {
         let path = arguments.config.clone().unwrap_or_default();
         let mut settings: Settings =
             toml::from_str(&text).map_err(|e| crate::config::mistake(&path, &text, &e))?;
+        if settings.head == HeadConfig::default()
+            && arguments.predictor.or(settings.predictor) == Some(Trainable::PoolingMlp)
+        {
+            settings.head = HeadConfig::pooling_mlp();
+        }
         let seed_in_file = text.contains("seed");
         if !seed_in_file {
             settings.train.seed = global.seed;
@@ -100,23 +121,44 @@ impl Settings {
             out => out,
             limit => limit,
             encoder => encoder,
+            states_cache => states_cache,
+            members => members,
+            objective => head.objective,
+            target => head.target,
+            heads => head.members,
+            hidden => head.recipe.hidden,
             ngrams => terms.ngrams,
             min_documents => terms.min_documents,
             lora_r => lora.r,
             lora_alpha => lora.alpha,
             lora_dropout => lora.dropout,
             target_modules => lora.target_modules,
+            lora_layers => lora.layers,
+            tuned_head_hidden => tuned_head.hidden,
+            head_learning_rate => tuned_head.learning_rate,
+            dtype => train.dtype,
+            patience => train.patience,
             epochs => train.epochs,
             max_steps => train.max_steps,
             learning_rate => train.learning_rate,
             micro_batch_size => train.micro_batch_size,
             gradient_accumulation => train.gradient_accumulation,
         }
+        let layers = head::states(
+            arguments.layers.as_deref(),
+            arguments.mean_layers.as_deref(),
+        );
+        settings.head.states = layers.or(settings.head.states);
         if arguments.no_refit {
             settings.refit = false;
         }
+        settings.head.validate()?;
         settings.terms.validate()?;
-        settings.lora.validate()?;
+        // A learned token can do without an adapter.
+        if settings.predictor != Some(Trainable::LenToken) || settings.lora.r > 0 {
+            settings.lora.validate()?;
+        }
+        settings.tuned_head.validate()?;
         settings.train.validate()?;
         Ok(settings)
     }

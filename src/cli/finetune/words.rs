@@ -9,7 +9,7 @@ use crate::error::Result;
 use crate::model::{SentenceEncoder, resolve_encoder};
 use crate::predictor::training::TrainingData;
 use crate::predictor::trials::Chosen;
-use crate::predictor::{encoder, lexical, neighbour};
+use crate::predictor::{encoder, lexical, neighbour, stack};
 
 use super::settings::{Settings, Trainable};
 use super::{Global, progress};
@@ -26,8 +26,15 @@ pub(super) fn train(
     let chosen = match kind {
         Trainable::Neighbour => neighbour::train(data, settings.terms, settings.refit, out),
         Trainable::Encoder => encode(global, data, settings, out),
+        Trainable::Stack => stack::train(data, &settings.members, out),
         _ => lexical::train(data, settings.terms, settings.refit, out),
     }?;
+    say(global, out, &chosen, begun);
+    Ok(())
+}
+
+/// Prints what was chosen.
+pub(super) fn say(global: &Global, out: &Path, chosen: &Chosen, begun: Instant) {
     let seconds = begun.elapsed().as_secs_f64();
     if global.json {
         println!(
@@ -48,7 +55,6 @@ pub(super) fn train(
             chosen.training_instructions
         );
     }
-    Ok(())
 }
 
 fn encode(

@@ -1,0 +1,60 @@
+//! `finetune` of heads on hidden states.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::error::Result;
+use crate::model::{ChatModel, ModelFiles};
+use crate::predictor::head::{HeadSource, train_head};
+use crate::predictor::states::{StateReader, StatesOf};
+use crate::predictor::stored::Kind;
+use crate::predictor::training::TrainingData;
+use crate::predictor::trials::Chosen;
+
+use super::settings::Settings;
+use super::{Global, progress};
+
+/// Trains a head and returns what was chosen.
+pub(super) fn train(
+    global: &Global,
+    kind: Kind,
+    files: &ModelFiles,
+    data: &TrainingData<'_>,
+    settings: &Settings,
+    out: &Path,
+) -> Result<Chosen> {
+    let chat = Arc::new(ChatModel::load(files, global.team())?);
+    let reader = StateReader::new(chat)?;
+    let source = HeadSource {
+        files,
+        reader: &reader,
+        cache: settings.states_cache.as_deref(),
+    };
+    let total = data.train.len() + data.validation.len();
+    let bar = progress::bar(global, total as u64, "prompts");
+    let chosen = train_head(
+        kind,
+        &source,
+        data,
+        &settings.head,
+        settings.refit,
+        settings.train.seed,
+        out,
+        |done| {
+            bar.set_position(done as u64);
+            if done >= total {
+                bar.set_message("training the networks");
+            }
+        },
+    );
+    bar.finish_and_clear();
+    chosen
+}
+
+/// Layers given by flags.
+pub(super) fn states(last: Option<&[usize]>, mean: Option<&[usize]>) -> Option<StatesOf> {
+    (last.is_some() || mean.is_some()).then(|| StatesOf {
+        last: last.unwrap_or_default().to_vec(),
+        mean: mean.unwrap_or_default().to_vec(),
+    })
+}

@@ -1,0 +1,468 @@
+//! Training a head: states once, then networks on them; quantiles made true on validation.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::bins::LengthBins;
+use super::isotonic::Isotonic;
+use super::network::{Network, Recipe};
+use super::objective::{Objective, Reading};
+use super::{HeadFit, Settings, readings, standardised};
+use crate::dataset::Instance;
+use crate::error::{Error, Result};
+use crate::model::ModelFiles;
+use crate::predictor::Quantiles;
+use crate::predictor::calibration::Calibration;
+use crate::predictor::held_out::HeldOut;
+use crate::predictor::states::{StateReader, StatesOf};
+use crate::predictor::states_cache::StatesCache;
+use crate::predictor::stored::Kind;
+use crate::predictor::training::TrainingData;
+use crate::predictor::trials::{Chosen, mean_absolute_error};
+
+/// Which lengths of an instruction are learnt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Target {
+    /// Its label: what is said is the distribution of the label.
+    Label,
+    /// Every one of its samples: what is said is the distribution of one answer.
+    Samples,
+}
+
+/// How a head is built and trained.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct HeadConfig {
+    /// Layers to look at; by default chosen by the depth of the model.
+    pub states: Option<StatesOf>,
+    pub objective: Objective,
+    pub target: Target,
+    /// Bins of the length, for the objective `bins`.
+    pub bins: usize,
+    /// Width of the bell about a length, in the square root of tokens.
+    pub smoothing: f64,
+    /// Networks that are averaged.
+    pub members: usize,
+    pub recipe: Recipe,
+}
+
+impl Default for HeadConfig {
+    fn default() -> Self {
+        HeadConfig {
+            states: None,
+            objective: Objective::Bins,
+            target: Target::Label,
+            bins: 40,
+            smoothing: 1.0,
+            members: 4,
+            recipe: Recipe::default(),
+        }
+    }
+}
+
+impl HeadConfig {
+    /// The paper's pooling + MLP: the last layer's states, averaged, and one number.
+    pub fn pooling_mlp() -> HeadConfig {
+        HeadConfig {
+            objective: Objective::Regression,
+            members: 1,
+            ..HeadConfig::default()
+        }
+    }
+
+    /// # Errors
+    /// Sizes that make no head.
+    pub fn validate(&self) -> Result<()> {
+        let recipe = &self.recipe;
+        let rates = [recipe.input_dropout, recipe.dropout];
+        let sizes = [self.members, self.bins, recipe.epochs, recipe.batch_size];
+        if sizes.contains(&0)
+            || self.bins > 4096
+            || self.members > 256
+            || recipe.hidden > 1 << 16
+            || self.smoothing.is_nan()
+            || self.smoothing <= 0.0
+            || recipe.learning_rate.is_nan()
+            || recipe.learning_rate <= 0.0
+            || rates.iter().any(|r| !(0.0..1.0).contains(r))
+        {
+            return Err(Error::Usage(
+                "[head] needs members, bins, epochs and batch_size of at least 1 (bins up to \
+                 4096, members up to 256), smoothing and learning_rate above 0, and dropouts \
+                 from 0 to below 1"
+                    .into(),
+            ));
+        }
+        Ok(())
+    }
+
+    /// The layers to look at in a model of `depth` blocks.
+    fn states_of(&self, kind: Kind, depth: usize) -> StatesOf {
+        let at = |share: f64| ((depth as f64 * share).round() as usize).clamp(1, depth);
+        match (&self.states, kind) {
+            (Some(states), _) => states.clone(),
+            (None, Kind::PoolingMlp) => StatesOf {
+                last: Vec::new(),
+                mean: vec![depth],
+            },
+            (None, _) => {
+                let mut of = StatesOf {
+                    last: vec![at(0.53), at(0.67), at(0.83)],
+                    mean: vec![at(0.33), at(0.67)],
+                };
+                of.last.dedup();
+                of.mean.dedup();
+                of
+            }
+        }
+    }
+}
+
+/// The model that a head looks into.
+pub struct HeadSource<'a> {
+    pub files: &'a ModelFiles,
+    pub reader: &'a StateReader,
+    /// Where states are kept between runs.
+    pub cache: Option<&'a Path>,
+}
+
+/// Trains a head into `out`: networks on the training instructions, calibrated on validation,
+/// then (`refit`) networks of the same recipe on both.
+///
+/// # Errors
+/// A prompt that does not fit the model, layers that it does not have, a folder that cannot be
+/// written.
+#[allow(clippy::too_many_arguments)]
+pub fn train_head(
+    kind: Kind,
+    source: &HeadSource<'_>,
+    data: &TrainingData<'_>,
+    config: &HeadConfig,
+    refit: bool,
+    seed: u64,
+    out: &Path,
+    on_progress: impl FnMut(usize),
+) -> Result<Chosen> {
+    config.validate()?;
+    let model = source.reader.chat().config();
+    let of = config.states_of(kind, model.num_hidden_layers);
+    if of.vectors() == 0 || of.deepest() > model.num_hidden_layers {
+        return Err(Error::Usage(format!(
+            "the layers of a head must be some of 0..={}",
+            model.num_hidden_layers
+        )));
+    }
+    let width = of.vectors() * model.hidden_size;
+    let instances: Vec<&Instance<'_>> = data.train.iter().chain(&data.validation).collect();
+    let asked: Vec<(&str, &str)> = instances
+        .iter()
+        .map(|i| (i.instruction_id, i.instruction))
+        .collect();
+    let states = match source.cache {
+        Some(dir) => {
+            StatesCache::open(dir, source.reader, &of)?.read(source.reader, &asked, on_progress)
+        }
+        None => source.reader.read(&asked, &of, on_progress),
+    }
+    .map_err(|e| e.from_file(&data.name))?;
+    let lengths: Vec<Vec<f64>> = instances
+        .iter()
+        .map(|i| match config.target {
+            Target::Label => vec![i.label(data.label)],
+            Target::Samples => {
+                let samples = i.samples.iter();
+                samples.map(|s| f64::from(s.response_tokens)).collect()
+            }
+        })
+        .collect();
+    let learner = Learner {
+        bins: LengthBins::new(config.bins, longest(&lengths)),
+        config,
+        seed,
+    };
+    let trained = data.train.len();
+    let (inside, outside) = states.split_at(trained * width);
+    let first = learner.fit(inside, &lengths[..trained], width)?;
+    let held = first.readings(outside)?;
+    let held_labels = data.validation_labels();
+    let limit = longest(&lengths);
+    let (map, calibration) = calibrate(&held, &held_labels, limit);
+    let settings = Settings {
+        states: of,
+        hidden_size: model.hidden_size,
+        objective: config.objective,
+        bins: learner.bins.clone(),
+        members: config.members,
+        depth: if config.recipe.hidden > 0 { 2 } else { 1 },
+        map,
+        calibration,
+    };
+    let mut fit = first.with(settings);
+    let quantiles: Vec<Quantiles> = held.iter().map(|r| fit.calibrated(r)).collect();
+    let medians: Vec<f64> = quantiles.iter().map(|q| q.at(0.5)).collect();
+    if refit {
+        let settings = fit.settings.clone();
+        fit = learner.fit(&states, &lengths, width)?.with(settings);
+    }
+    fit.write(out)?;
+    let ids = data.validation.iter().map(|i| i.instruction_id);
+    HeldOut::write(out, ids, &quantiles)?;
+    let instructions = if refit { instances.len() } else { trained };
+    data.describe(kind, source.files, instructions)?
+        .write(out)?;
+    let StatesOf { last, mean } = &fit.settings.states;
+    Ok(Chosen {
+        choice: format!("layers {last:?} at the last token, {mean:?} averaged"),
+        validation_error: mean_absolute_error(&medians, &held_labels),
+        validation_instructions: held_labels.len(),
+        training_instructions: instructions,
+    })
+}
+
+fn longest(lengths: &[Vec<f64>]) -> f64 {
+    lengths.iter().flatten().copied().fold(2.0, f64::max)
+}
+
+/// The maps that make held-out readings true.
+fn calibrate(held: &[Reading], labels: &[f64], limit: f64) -> (Option<Isotonic>, Calibration) {
+    let scores: Vec<f64> = held
+        .iter()
+        .filter_map(|r| match r {
+            Reading::Score(score) => Some(*score),
+            _ => None,
+        })
+        .collect();
+    let map = (!scores.is_empty()).then(|| Isotonic::fit(&scores, labels));
+    let mut quantiles = Vec::new();
+    let mut points = Vec::new();
+    for reading in held {
+        match (reading, &map) {
+            (Reading::Quantiles(q), _) => quantiles.push(q.clone()),
+            (Reading::Tokens(tokens), _) => points.push(*tokens),
+            (Reading::Score(score), Some(map)) => points.push(map.tokens(*score)),
+            (Reading::Score(_), None) => {}
+        }
+    }
+    let calibration = match points.is_empty() {
+        true => Calibration::fit(&quantiles, labels, limit),
+        false => Calibration::fit_points(&points, labels, limit),
+    };
+    (map, calibration)
+}
+
+struct Learner<'a> {
+    bins: LengthBins,
+    config: &'a HeadConfig,
+    seed: u64,
+}
+
+/// Networks before they are calibrated.
+struct Learnt<'l> {
+    learner: &'l Learner<'l>,
+    mean: Vec<f32>,
+    scale: Vec<f32>,
+    members: Vec<Network>,
+}
+
+impl<'l> Learner<'l> {
+    fn fit(&'l self, states: &[f32], lengths: &[Vec<f64>], width: usize) -> Result<Learnt<'l>> {
+        let (mean, scale) = moments(states, width);
+        let features = standardised(states, &mean, &scale)?;
+        let HeadConfig {
+            objective,
+            smoothing,
+            recipe,
+            ..
+        } = self.config;
+        let targets = objective.targets(lengths, &self.bins, *smoothing)?;
+        let members = (0..self.config.members as u64)
+            .map(|member| {
+                // Seeds of one run and of the next do not share members.
+                let seed = self.seed.wrapping_mul(1009).wrapping_add(member);
+                Ok(Network::train(
+                    &features, &targets, *objective, &self.bins, recipe, seed,
+                )?)
+            })
+            .collect::<Result<_>>()?;
+        Ok(Learnt {
+            learner: self,
+            mean,
+            scale,
+            members,
+        })
+    }
+}
+
+impl Learnt<'_> {
+    fn readings(&self, states: &[f32]) -> Result<Vec<Reading>> {
+        let features = standardised(states, &self.mean, &self.scale)?;
+        let learner = self.learner;
+        readings(
+            &self.members,
+            &features,
+            learner.config.objective,
+            &learner.bins,
+        )
+    }
+
+    fn with(self, settings: Settings) -> HeadFit {
+        HeadFit {
+            settings,
+            mean: self.mean,
+            scale: self.scale,
+            members: self.members,
+        }
+    }
+}
+
+/// Mean and standard deviation of every feature; 1 for one that never changes.
+fn moments(states: &[f32], width: usize) -> (Vec<f32>, Vec<f32>) {
+    let n = (states.len() / width.max(1)).max(1) as f64;
+    let (mut sum, mut squares) = (vec![0.0f64; width], vec![0.0f64; width]);
+    for row in states.chunks_exact(width) {
+        for (at, x) in row.iter().enumerate() {
+            sum[at] += f64::from(*x);
+        }
+    }
+    let mean: Vec<f64> = sum.iter().map(|s| s / n).collect();
+    for row in states.chunks_exact(width) {
+        for (at, x) in row.iter().enumerate() {
+            squares[at] += (f64::from(*x) - mean[at]).powi(2);
+        }
+    }
+    let scale = squares
+        .iter()
+        .map(|s| match (s / n).sqrt() {
+            spread if spread > 1e-6 => spread as f32,
+            _ => 1.0,
+        })
+        .collect();
+    (mean.iter().map(|m| *m as f32).collect(), scale)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::CUT;
+    use super::*;
+    use rand::Rng;
+    use rand_chacha::ChaCha8Rng;
+    use rand_chacha::rand_core::SeedableRng;
+
+    /// States of 6 features whose first two tell the length but for some noise.
+    fn examples(n: usize, seed: u64) -> (Vec<f32>, Vec<Vec<f64>>) {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let (mut states, mut lengths) = (Vec::new(), Vec::new());
+        for _ in 0..n {
+            let row: Vec<f32> = (0..6).map(|_| rng.random_range(-1.0..1.0)).collect();
+            let log = 4.0 + f64::from(row[0]) + f64::from(row[1] * row[1]);
+            lengths.push(vec![(log + rng.random_range(-0.2..0.2)).exp()]);
+            states.extend(row);
+        }
+        (states, lengths)
+    }
+
+    #[test]
+    fn every_objective_learns_and_its_quantiles_are_true() {
+        let (train, train_lengths) = examples(1500, 0);
+        let (held, held_lengths) = examples(600, 1);
+        let (new, new_lengths) = examples(600, 2);
+        let flat = |l: &[Vec<f64>]| -> Vec<f64> { l.iter().map(|x| x[0]).collect() };
+        let truth = flat(&new_lengths);
+        let middle = crate::evaluate::statistics::median(&truth);
+        let constant = mean_absolute_error(&vec![middle; truth.len()], &truth);
+        for objective in [
+            Objective::Bins,
+            Objective::Quantiles,
+            Objective::LogNormal,
+            Objective::Regression,
+            Objective::Ranking,
+        ] {
+            let config = HeadConfig {
+                objective,
+                members: 1,
+                recipe: Recipe {
+                    hidden: 32,
+                    epochs: 40,
+                    batch_size: 64,
+                    learning_rate: 5e-3,
+                    input_dropout: 0.0,
+                    dropout: 0.0,
+                    ..Recipe::default()
+                },
+                ..HeadConfig::default()
+            };
+            let learner = Learner {
+                bins: LengthBins::new(40, longest(&train_lengths)),
+                config: &config,
+                seed: 1,
+            };
+            let learnt = learner.fit(&train, &train_lengths, 6).unwrap();
+            let readings = learnt.readings(&held).unwrap();
+            let limit = longest(&train_lengths);
+            let (map, calibration) = calibrate(&readings, &flat(&held_lengths), limit);
+            let fit = learnt.with(Settings {
+                states: StatesOf {
+                    last: vec![1],
+                    mean: Vec::new(),
+                },
+                hidden_size: 6,
+                objective,
+                bins: learner.bins.clone(),
+                members: 1,
+                depth: 2,
+                map,
+                calibration,
+            });
+            let dir = tempfile::tempdir().unwrap();
+            fit.write(dir.path()).unwrap();
+            let quantiles = HeadFit::read(dir.path()).unwrap().predict(&new).unwrap();
+            assert_eq!(quantiles, fit.predict(&new).unwrap());
+            let medians: Vec<f64> = quantiles.iter().map(|q| q.at(0.5)).collect();
+            let error = mean_absolute_error(&medians, &truth);
+            assert!(
+                error < 0.35 * constant,
+                "{objective:?}: {error} of {constant}"
+            );
+            for level in [0.1, 0.9] {
+                let under = quantiles.iter().zip(&truth);
+                let share = under.filter(|(q, t)| **t <= q.at(level)).count() as f64 / 600.0;
+                assert!(
+                    (share - level).abs() < 0.07,
+                    "{objective:?}: {share} at {level}"
+                );
+            }
+            let path = dir.path().join(super::super::FILE);
+            let bytes = std::fs::read(&path).unwrap();
+            std::fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
+            assert!(HeadFit::read(dir.path()).is_err());
+        }
+    }
+
+    #[test]
+    fn outliers_are_cut_and_constants_do_no_harm() {
+        let states = [1.0, 5.0, 1.0, 7.0, 1.0, 1e9];
+        let (mean, scale) = moments(&states, 2);
+        assert_eq!((mean[0], scale[0]), (1.0, 1.0));
+        let features = standardised(&[1.0, -1e30], &mean, &scale).unwrap();
+        assert_eq!(features.to_vec2::<f32>().unwrap(), [[0.0, -CUT]]);
+    }
+
+    #[test]
+    fn settings_that_make_no_head_are_told() {
+        assert!(HeadConfig::default().validate().is_ok());
+        for wrong in [
+            HeadConfig {
+                members: 0,
+                ..HeadConfig::default()
+            },
+            HeadConfig {
+                smoothing: f64::NAN,
+                ..HeadConfig::default()
+            },
+        ] {
+            assert!(wrong.validate().is_err());
+        }
+    }
+}
