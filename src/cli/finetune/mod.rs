@@ -17,10 +17,11 @@ use crate::dataset::embedded;
 use crate::error::{Error, Result};
 use crate::model::{ChatModel, resolve};
 use crate::persist;
-use crate::predictor::head::{Objective, Target};
+use crate::predictor::head::Objective;
 use crate::predictor::stored::{Description, Kind};
 use crate::predictor::training::TrainingData;
 use crate::train::Dtype;
+use crate::train::length_head::Target;
 
 pub use lora::tune;
 use settings::{Settings, Trainable};
@@ -92,7 +93,7 @@ pub struct Arguments {
     /// What a head learns to say [default: bins; regression for pooling-mlp]
     #[arg(long)]
     objective: Option<Objective>,
-    /// The lengths a head learns: the label, or every sample [default: label]
+    /// The lengths a head learns (lora-head's too): the label, or every sample [default: label]
     #[arg(long)]
     target: Option<Target>,
     /// Networks that a head averages [default: 4; 1 for pooling-mlp]
@@ -126,6 +127,9 @@ pub struct Arguments {
     /// Units between state and output, 0 for none (lora-head, len-token) [default: 0]
     #[arg(long, value_name = "N")]
     tuned_head_hidden: Option<usize>,
+    /// Run only the first N blocks of the model (lora-head, len-token) [default: all]
+    #[arg(long, value_name = "N")]
+    depth: Option<usize>,
     /// Learning rate of the head (lora-head, len-token) [default: 0.001]
     #[arg(long, value_name = "RATE")]
     head_learning_rate: Option<f64>,
