@@ -20,7 +20,8 @@
 #   LABEL     max, mean or a quantile          [max]
 #   RUNS      where predictors are trained     [runs/predictors]
 #   OUT       the folder of the evaluation     [results/predictors/<UTC time>]
-#   KINDS     what is trained                  [lexical neighbour ridge head stack lora]
+#   KINDS     what is trained                  [lexical neighbour ridge pooling-mlp head stack
+#                                               lora lora-head len-token]; also: encoder
 #   SIZES     instructions of learning curves  [1000 2000 5000; 100 200 where embedded]
 #   CURVES    the kinds that have one          [lexical head]
 #   SEEDS     seeds of the head                [1 2 3]
@@ -33,7 +34,7 @@ val=${2:-$train}
 label=${LABEL:-max}
 runs=${RUNS:-runs/predictors}
 out=${OUT:-results/predictors/$(date -u +%Y-%m-%dT%H-%M-%SZ)}
-kinds=${KINDS:-lexical neighbour ridge head stack lora}
+kinds=${KINDS:-lexical neighbour ridge pooling-mlp head stack lora lora-head len-token}
 curves=${CURVES:-lexical head}
 seeds=${SEEDS:-1 2 3}
 model=${MODEL:-smollm2-135m}
@@ -62,10 +63,12 @@ train_one() {
         $resume "$@"
 }
 
-# model_of KIND: the flags that name the model, for the kinds that look into one.
+# model_of KIND: the flags that name the model, for the kinds that look into one. Heads share
+# the hidden states that the first of them computes.
 model_of() {
     case $1 in
         lexical | neighbour | encoder | stack) ;;
+        head | pooling-mlp) echo "--model $model --states-cache $runs/states" ;;
         *) echo "--model $model" ;;
     esac
 }

@@ -334,6 +334,31 @@ fn alone(predictor: &dyn Predictor, queries: &[Query<'_>]) -> Result<f64> {
     Ok(median(&times))
 }
 
+/// One member's predictions, a list a property.
+struct Columns {
+    tokens: Vec<f64>,
+    unparsable: Vec<bool>,
+    quantiles: Vec<Option<Quantiles>>,
+}
+
+impl Columns {
+    fn of(predictions: &[Prediction]) -> Columns {
+        Columns {
+            tokens: predictions.iter().map(|p| p.tokens).collect(),
+            unparsable: predictions.iter().map(|p| p.unparsable).collect(),
+            quantiles: predictions.iter().map(|p| p.quantiles.clone()).collect(),
+        }
+    }
+
+    fn said(&self) -> Said<'_> {
+        Said {
+            tokens: &self.tokens,
+            unparsable: &self.unparsable,
+            quantiles: &self.quantiles,
+        }
+    }
+}
+
 /// How predictions of the members of a row are scored.
 struct Score<'a> {
     labels: &'a [f64],
@@ -343,24 +368,8 @@ struct Score<'a> {
 
 impl Score<'_> {
     fn of(&self, name: &str, said: &[Vec<Prediction>]) -> (PredictorMetrics, Option<SeedSpread>) {
-        let columns: Vec<(Vec<f64>, Vec<bool>, Vec<Option<Quantiles>>)> = said
-            .iter()
-            .map(|predictions| {
-                (
-                    predictions.iter().map(|p| p.tokens).collect(),
-                    predictions.iter().map(|p| p.unparsable).collect(),
-                    predictions.iter().map(|p| p.quantiles.clone()).collect(),
-                )
-            })
-            .collect();
-        let seeds: Vec<Said<'_>> = columns
-            .iter()
-            .map(|(tokens, unparsable, quantiles)| Said {
-                tokens,
-                unparsable,
-                quantiles,
-            })
-            .collect();
+        let columns: Vec<Columns> = said.iter().map(|s| Columns::of(s)).collect();
+        let seeds: Vec<Said<'_>> = columns.iter().map(Columns::said).collect();
         let metrics = predictor_metrics_over(name, &seeds, self.labels, self.ms, self.seed);
         if seeds.len() < 2 {
             return (metrics, None);

@@ -95,7 +95,12 @@ fn correlation(value: Option<f64>) -> String {
 }
 
 fn milliseconds(value: f64) -> String {
-    grouped(value, if value >= 10.0 { 1 } else { 2 })
+    let decimals = match value {
+        v if v >= 10.0 => 1,
+        v if v >= 0.1 => 2,
+        _ => 3,
+    };
+    grouped(value, decimals)
 }
 
 fn covered_90(row: &Row<'_>) -> String {

@@ -75,6 +75,8 @@ const FIGURES: [Figure; 2] = [
 
 /// The least cost that is drawn.
 const QUICKEST: f64 = 0.001;
+/// What names keep away from lines.
+const CLEAR: f64 = 4.0;
 /// Room for the names of the level lines.
 const ROOM: f64 = 250.0;
 
@@ -111,20 +113,26 @@ pub(super) fn costs(canvas: &mut Canvas, points: &[Cost], references: &[Referenc
         let pad = 0.08 * (high - low).max(1.0);
         let y = Axis::exact(low - pad, high + pad, 5, figure.title);
         let frame = Frame::between(canvas, area, (0.0, ROOM), x, y);
-        draw_levels(canvas, &frame, figure, references);
+        let mut lines = draw_levels(canvas, &frame, figure, references);
         let mut places: Vec<(f64, f64, &Cost)> = drawn
             .iter()
             .filter(|p| (figure.of)(p).0.is_finite())
             .map(|p| (cost(p), (figure.of)(p).0, *p))
             .collect();
         places.sort_by(|a, b| a.0.total_cmp(&b.0));
-        let best = draw_steps(canvas, &frame, figure.less, &places);
-        draw_points(canvas, &frame, figure, &places, &best);
+        let best = draw_steps(canvas, &frame, figure.less, &places, &mut lines);
+        draw_points(canvas, &frame, figure, &places, &best, lines);
     }
 }
 
-/// The level lines, with their names at the right.
-fn draw_levels(canvas: &mut Canvas, frame: &Frame, figure: &Figure, references: &[Reference]) {
+/// The level lines, with their names at the right. Returns where the lines are.
+fn draw_levels(
+    canvas: &mut Canvas,
+    frame: &Frame,
+    figure: &Figure,
+    references: &[Reference],
+) -> Vec<[f64; 4]> {
+    let mut lines = Vec::new();
     let known: Vec<(&Reference, f64)> = references
         .iter()
         .map(|r| (r, (figure.reference)(r)))
@@ -147,17 +155,19 @@ fn draw_levels(canvas: &mut Canvas, frame: &Frame, figure: &Figure, references: 
         .map(|((_, value), lines)| (frame.py(*value), 30.0 * lines.len() as f64 + 8.0))
         .collect();
     let middles = apart(&wanted, frame.top - 20.0, frame.bottom + 20.0);
-    for (((reference, value), lines), middle) in known.iter().zip(texts).zip(middles) {
+    for (((reference, value), text), middle) in known.iter().zip(texts).zip(middles) {
         let color = level_color(reference);
         let y = frame.py(*value);
         canvas.dashed((frame.left, y), (frame.right, y), color, 2.5);
-        let first = middle - 15.0 * (lines.len() as f64 - 1.0);
-        for (row, line) in lines.into_iter().enumerate() {
+        lines.push([frame.left, y - CLEAR, frame.right, y + CLEAR]);
+        let first = middle - 15.0 * (text.len() as f64 - 1.0);
+        for (row, line) in text.into_iter().enumerate() {
             let at = (frame.right + 16.0, first + 30.0 * row as f64);
             let color = if reference.published { color } else { MUTED };
             canvas.text_beside(at, line, SMALL, color, Anchor::Start);
         }
     }
+    lines
 }
 
 fn level_color(reference: &Reference) -> Color {
@@ -167,12 +177,14 @@ fn level_color(reference: &Reference) -> Color {
     }
 }
 
-/// Joins the points that no cheaper one beats, and says which these are.
+/// Joins the points that no cheaper one beats, and says which these are; `lines` get what was
+/// drawn.
 fn draw_steps(
     canvas: &mut Canvas,
     frame: &Frame,
     less: bool,
     places: &[(f64, f64, &Cost)],
+    lines: &mut Vec<[f64; 4]>,
 ) -> Vec<bool> {
     let mut best: Option<f64> = None;
     let mut on = Vec::new();
@@ -191,6 +203,15 @@ fn draw_steps(
     }
     if let Some(last) = line.last().copied() {
         line.push((frame.right, last.1));
+        lines.extend(line.windows(2).map(|pair| {
+            let (a, b) = (pair[0], pair[1]);
+            [
+                a.0.min(b.0) - CLEAR,
+                a.1.min(b.1) - CLEAR,
+                a.0.max(b.0) + CLEAR,
+                a.1.max(b.1) + CLEAR,
+            ]
+        }));
         canvas.polyline(line, SKY, 1.0, 3.0);
     }
     on
@@ -203,9 +224,9 @@ fn draw_points(
     figure: &Figure,
     places: &[(f64, f64, &Cost)],
     best: &[bool],
+    mut taken: Vec<[f64; 4]>,
 ) {
     let at = |(ms, value, _): &(f64, f64, &Cost)| (frame.px(ms.log10()), frame.py(*value));
-    let mut taken: Vec<[f64; 4]> = Vec::new();
     for (place, best) in places.iter().zip(best) {
         let (x, y) = at(place);
         let color = if *best { BLUE } else { GREY };
