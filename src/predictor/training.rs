@@ -1,6 +1,7 @@
 //! Training the predictors that are trained, each into a folder of its own.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use crate::dataset::{Instance, Label, LengthDataset, Split};
 use crate::error::{Error, Result};
