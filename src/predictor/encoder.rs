@@ -14,12 +14,13 @@ use crate::model::{ModelFiles, SentenceEncoder};
 
 use super::calibration::Calibration;
 use super::fitted_file::{self, FittedFile, tensor};
+use super::held_out::HeldOut;
 use super::lexical::longest;
 use super::ridge::{RidgeFit, System};
 use super::stored::{Description, Kind};
 use super::training::TrainingData;
 use super::trials::{Chosen, Trials, mean_absolute_error};
-use super::{Prediction, Predictor, Query};
+use super::{Prediction, Predictor, Quantiles, Query};
 
 const FILE: &str = "encoder.safetensors";
 /// Training instructions that texts are held against, at most.
@@ -146,6 +147,10 @@ pub fn train(
     let (mut choice, landmarks, penalty, mut line, predicted, mut error) =
         best.ok_or_else(|| Error::Numeric("no line on the encoder has a finite error".into()))?;
     let calibration = Calibration::fit_points(&predicted, &held_labels, longest(&labels));
+    let held: Vec<Quantiles> = predicted
+        .iter()
+        .map(|p| calibration.apply_point(*p))
+        .collect();
     let medians: Vec<f64> = predicted
         .iter()
         .map(|p| calibration.apply_point(*p).at(0.5))
@@ -173,6 +178,7 @@ pub fn train(
     fitted_file::write(&out.join(FILE), &settings, &landmarks)?;
     line.write(out)?;
     trials.write(out)?;
+    HeldOut::write(out, data.validation_ids(), &held)?;
     Description {
         model: encoder.name().to_string(),
         model_sha256: encoder.sha256().to_string(),

@@ -177,8 +177,7 @@ pub fn train_lora_head(
     stored.calibration = Calibration::fit(&held, &labels, stored.shape.longest);
     fitted_file::write(&path, &stored, &tensors)?;
     let quantiles: Vec<Quantiles> = held.iter().map(|q| stored.calibration.apply(q)).collect();
-    let ids = data.validation.iter().map(|i| i.instruction_id);
-    HeldOut::write(tune.out, ids, &quantiles)?;
+    HeldOut::write(tune.out, data.validation_ids(), &quantiles)?;
     finish(tune, data, kind)?;
     Ok(outcome)
 }

@@ -85,6 +85,11 @@ impl<'d> TrainingData<'d> {
         self.validation.iter().map(|i| i.instruction).collect()
     }
 
+    /// The ids of the validation instructions.
+    pub fn validation_ids(&self) -> impl Iterator<Item = &'d str> + '_ {
+        self.validation.iter().map(|i| i.instruction_id)
+    }
+
     /// The labels of the validation instructions, tokens.
     pub fn validation_labels(&self) -> Vec<f64> {
         self.labels(&self.validation)

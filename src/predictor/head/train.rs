@@ -198,8 +198,7 @@ pub fn train_head(
         fit = learner.fit(&states, &lengths, width)?.with(settings);
     }
     fit.write(out)?;
-    let ids = data.validation.iter().map(|i| i.instruction_id);
-    HeldOut::write(out, ids, &quantiles)?;
+    HeldOut::write(out, data.validation_ids(), &quantiles)?;
     let instructions = if refit { instances.len() } else { trained };
     data.describe(kind, source.files, instructions)?
         .write(out)?;
