@@ -4,6 +4,7 @@ use std::path::Path;
 
 use crate::error::{Error, Result};
 use crate::evaluate::evaluation::TrainedOn;
+use crate::predictor::decision;
 
 /// A row of the table.
 #[derive(Debug, Clone)]
@@ -71,6 +72,13 @@ fn differs_only_in_seed(
              each with its own --predictor"
         )))
     };
+    if rule(one) != rule(two) {
+        return refuse(format!(
+            "their rules differ (`{}`, `{}`)",
+            rule(one),
+            rule(two)
+        ));
+    }
     match (first, second) {
         (Some(a), Some(b)) => {
             for ((key, a), (_, b)) in a.identity().into_iter().zip(b.identity()) {
@@ -86,13 +94,21 @@ fn differs_only_in_seed(
     }
 }
 
+/// How a number is read from a distribution, as written after the folder: `@q0.9`, or nothing.
+fn rule(member: &str) -> &str {
+    match decision::split(member) {
+        Ok((dir, Some(_))) => &member[dir.len()..],
+        _ => "",
+    }
+}
+
 /// What the `predictor.json` of a trained predictor's folder says, if there is one. Only what
 /// is common to all kinds is read; a damaged file is told when the predictor is loaded.
 fn trained_on(member: &str) -> Result<Option<TrainedOn>> {
     if member.starts_with("file:") || !member.contains('/') {
         return Ok(None);
     }
-    let path = Path::new(member).join("predictor.json");
+    let path = Path::new(decision::split(member)?.0).join("predictor.json");
     match std::fs::read_to_string(&path) {
         Ok(text) => Ok(serde_json::from_str(&text).ok()),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
@@ -118,8 +134,10 @@ pub fn short_names(groups: &[Group]) -> Vec<String> {
 }
 
 fn short_name(group: &Group) -> String {
+    let rule = group.members.first().map_or("", |member| rule(member));
     let last = |member: &String| {
-        let path = Path::new(member.strip_prefix("file:").unwrap_or(member));
+        let path = member.strip_prefix("file:").unwrap_or(member);
+        let path = Path::new(path.strip_suffix(rule).unwrap_or(path));
         let last = path.file_name();
         last.map_or_else(|| member.clone(), |n| n.to_string_lossy().into_owned())
     };
@@ -128,7 +146,7 @@ fn short_name(group: &Group) -> String {
         return group.name.clone();
     };
     if others.is_empty() {
-        return first.clone();
+        return format!("{first}{rule}");
     }
     let common = others.iter().fold(first.as_str(), |common, name| {
         let same = common.char_indices().zip(name.chars());
@@ -143,7 +161,7 @@ fn short_name(group: &Group) -> String {
         .trim_end_matches("seed")
         .trim_end_matches(|c: char| !c.is_alphanumeric());
     let stem = if stem.is_empty() { first } else { stem };
-    format!("{stem} ({} seeds)", names.len())
+    format!("{stem}{rule} ({} seeds)", names.len())
 }
 
 #[cfg(test)]
@@ -183,6 +201,15 @@ mod tests {
             assert!(refused.to_string().contains(said), "{refused}");
             assert_eq!(refused.exit_code(), 2);
         }
+        // A rule is part of what must be the same, and of the name.
+        let b = root.path().join("head-seed-2").display().to_string();
+        let mixed = Group::parse(&format!("{a}@q0.9,{b}@median")).unwrap_err();
+        assert!(mixed.to_string().contains("rules differ"), "{mixed}");
+        let ruled = Group::parse(&format!("{a}@q0.9,{b}@q0.9")).unwrap();
+        assert_eq!(ruled.trained_on.as_ref().unwrap().training_s, Some(3.0));
+        let alone = Group::parse(&format!("{a}@within-50")).unwrap();
+        let names = short_names(&[ruled, alone]);
+        assert_eq!(names, ["head@q0.9 (2 seeds)", "head-seed-1@within-50"]);
         // A folder with a comma in its name is one predictor.
         let odd = folder(root.path(), "a,b", &head(1, 1.0));
         assert_eq!(Group::parse(&odd).unwrap().members, [odd]);
