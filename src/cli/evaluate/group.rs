@@ -103,17 +103,14 @@ fn rule(member: &str) -> &str {
 }
 
 /// What the `predictor.json` of a trained predictor's folder says, if there is one. Only what
-/// is common to all kinds is read; a damaged file is told when the predictor is loaded.
+/// is common to all kinds is read; what is unreadable is told when the predictor is loaded.
 fn trained_on(member: &str) -> Result<Option<TrainedOn>> {
     if member.starts_with("file:") || !member.contains('/') {
         return Ok(None);
     }
     let path = Path::new(decision::split(member)?.0).join("predictor.json");
-    match std::fs::read_to_string(&path) {
-        Ok(text) => Ok(serde_json::from_str(&text).ok()),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(Error::io(&path, e)),
-    }
+    let text = std::fs::read_to_string(path).ok();
+    Ok(text.and_then(|text| serde_json::from_str(&text).ok()))
 }
 
 /// Short names for tables and figures: the last part of a path, `head-{1,2,3}` as `head (3
