@@ -1,30 +1,42 @@
 //! `lenaware evaluate`: accuracy of predictors on a length dataset.
 
-use std::path::{Path, PathBuf};
+mod group;
+
+use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::Args;
-use serde_json::json;
 
 use crate::dataset::embedded::{self, EMBEDDED};
-use crate::dataset::{Instance, Label, Split};
+use crate::dataset::{Instance, Label, LengthDataset, Split};
 use crate::error::{Error, Result};
-use crate::evaluate::predictor_metrics::{PredictorMetrics, floor_and_ceiling, predictor_metrics};
-use crate::predictor::stored::Description;
-use crate::predictor::{Query, TrainingLength, Workshop, training_lengths};
+use crate::evaluate::evaluation::{EvaluationSummary, PredictorRecord, SeedSpread};
+use crate::evaluate::predictor_metrics::{
+    PredictorMetrics, Said, floor_and_ceiling, predictor_metrics, predictor_metrics_over,
+};
+use crate::evaluate::statistics::{mean, median};
+use crate::predictor::{
+    Prediction, Predictor, Quantiles, Query, TrainingLength, Workshop, training_lengths,
+};
+use crate::report::evaluation::{self, Member, caption, for_terminal, to_json};
 use crate::report::tables::text_table;
+use crate::report::write_evaluation;
 
-use super::{Global, progress};
+use super::{Global, must_not_exist, progress};
+use group::{Group, short_names};
 
 /// Measure how well predictors foresee lengths
 ///
 /// Error is the mean absolute error in tokens, Acc-k the share within k tokens, each with a
 /// 95 % bootstrap interval over instructions. `floor` always predicts the median training
-/// length; `ceiling` is what the coldest sample tells of the others.
+/// length; `ceiling` is what the coldest sample tells of the others. On lengths of another model
+/// than a predictor was trained on, only the rank correlations (tau, Spearman) judge it: nothing
+/// is fitted to the evaluated instructions, so its scale stays the other model's.
 ///
 /// Examples:
 ///   lenaware evaluate --predictor constant --predictor ./runs/ridge
 ///   lenaware --json evaluate --dataset val.parquet --predictor ./runs/lora
+///   lenaware evaluate --predictor ./runs/head-1,./runs/head-2,./runs/head-3 --out results/heads
 #[derive(Args)]
 #[command(verbatim_doc_comment)]
 pub struct Arguments {
@@ -38,10 +50,18 @@ pub struct Arguments {
     /// Only the first N instructions
     #[arg(long, value_name = "N")]
     limit: Option<usize>,
-    /// constant, input-length, perception-only, ground-truth, file:FILE, or a trained one's
-    /// folder; may be given several times
-    #[arg(long, required = true)]
+    /// constant, input-length, perception-only, pia, ground-truth, file:FILE, or a trained one's
+    /// folder; may be given several times. Folders that differ only in their seed, with commas
+    /// between them, are one row: the mean over the seeds and how it varies
+    #[arg(long, required = true, value_name = "NAME|DIR[,DIR...]")]
     predictor: Vec<String>,
+    /// The dataset whose training instructions the floor, `constant` and `input-length` are
+    /// fitted on [default: the evaluated dataset]
+    #[arg(long, value_name = "PATH")]
+    fit_on: Option<PathBuf>,
+    /// A folder to write: summary.json, .csv and .md, predictions.parquet, figures, report.html
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
     /// What is foreseen of an instruction's samples: max, mean or a quantile
     #[arg(long, default_value = "max")]
     label: String,
@@ -53,19 +73,104 @@ pub struct Arguments {
     chat_template: Option<String>,
 }
 
-/// The table of predictors on one dataset.
+/// Predictors on one set of instructions.
 pub struct Evaluation {
-    pub predictors: Vec<PredictorMetrics>,
+    pub predictors: Vec<PredictorRecord>,
     pub floor: PredictorMetrics,
     pub ceiling: Option<PredictorMetrics>,
-    /// Predictions by predictor, and the labels, in the order of the instances.
-    pub predictions: Vec<Vec<f64>>,
+    /// By predictor, by member (one, or one a seed), in the order of the instances.
+    pub predictions: Vec<Vec<Vec<Prediction>>>,
     pub labels: Vec<f64>,
 }
 
+/// What predictors are evaluated on, and what the cheapest are fitted on.
+pub struct Task<'a> {
+    pub instances: &'a [Instance<'a>],
+    pub training: &'a [TrainingLength],
+    pub label: Label,
+    /// Whether to measure also what a prediction takes that is asked for alone.
+    pub timed_alone: bool,
+}
+
+/// Queries that are asked for alone to see how long one takes.
+const ALONE: usize = 20;
+
 pub fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     let label: Label = arguments.label.parse()?;
+    if let Some(out) = &arguments.out {
+        must_not_exist(out)?;
+    }
+    let groups: Vec<Group> = arguments
+        .predictor
+        .iter()
+        .map(|spec| Group::parse(spec))
+        .collect::<Result<_>>()?;
     let dataset = embedded::open(&arguments.dataset)?;
+    let (instances, split) = chosen(&dataset, arguments)?;
+    let other = match &arguments.fit_on {
+        Some(path) => Some(embedded::open(path)?),
+        None => None,
+    };
+    let fitted_on = other.as_ref().unwrap_or(&dataset).training_instances();
+    let training = training_lengths(&fitted_on, label);
+    let workshop = Workshop::new(
+        &arguments.model,
+        global.team(),
+        global.shows_progress(),
+        global.offline,
+    )
+    .with_chat_template(arguments.chat_template.clone());
+    let task = Task {
+        instances: &instances,
+        training: &training,
+        label,
+        timed_alone: true,
+    };
+    let evaluation = evaluate_groups(global, &workshop, &groups, &task)
+        .map_err(|e| e.from_file(&arguments.dataset))?;
+    let seen = other.is_none() && sees_its_answers(&fitted_on, &instances);
+    let summary = EvaluationSummary {
+        dataset: arguments.dataset.display().to_string(),
+        dataset_model: dataset.provenance.model.clone(),
+        split: split.map(|split| split.name().to_string()),
+        label: label.to_string(),
+        instructions: instances.len(),
+        seed: global.seed,
+        created: jiff::Timestamp::now().to_string(),
+        notes: notes(&evaluation, &dataset, label, seen),
+        predictors: evaluation.predictors.clone(),
+        floor: evaluation.floor.clone(),
+        ceiling: evaluation.ceiling.clone(),
+    };
+    if let Some(out) = &arguments.out {
+        let ids: Vec<&str> = instances.iter().map(|i| i.instruction_id).collect();
+        write_evaluation(
+            out,
+            &summary,
+            &evaluation.members(),
+            &ids,
+            &evaluation.labels,
+        )?;
+        progress::say(global, &out.join("report.html").display().to_string());
+    }
+    if global.json {
+        println!("{}", to_json(&summary)?);
+        return Ok(());
+    }
+    println!("{}", caption(&summary));
+    let (headers, rows) = evaluation.table();
+    println!("{}", text_table(&headers, &rows));
+    for note in &summary.notes {
+        progress::say(global, &format!("note: {note}"));
+    }
+    Ok(())
+}
+
+/// The instructions to evaluate on, and the split they are of.
+fn chosen<'d>(
+    dataset: &'d LengthDataset,
+    arguments: &Arguments,
+) -> Result<(Vec<Instance<'d>>, Option<Split>)> {
     let mut instances = dataset.instances();
     let has_splits = instances.iter().any(|i| i.split.is_some());
     let split: Option<Split> = match arguments.split.as_deref() {
@@ -75,7 +180,8 @@ pub fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     };
     // A file of one split only (a validation file, say) is meant as a whole.
     let other_splits_only = arguments.split.is_none() && instances.iter().all(|i| i.split != split);
-    if split.is_some() && !other_splits_only {
+    let of_split = split.is_some() && !other_splits_only;
+    if of_split {
         instances.retain(|i| i.split == split);
     }
     instances.truncate(arguments.limit.unwrap_or(usize::MAX));
@@ -85,49 +191,75 @@ pub fn run(global: &Global, arguments: &Arguments) -> Result<()> {
             arguments.dataset.display()
         )));
     }
-    let training = training_lengths(&dataset.training_instances(), label);
-    let workshop = Workshop::new(
-        &arguments.model,
-        global.team(),
-        global.shows_progress(),
-        global.offline,
-    )
-    .with_chat_template(arguments.chat_template.clone());
-    let names: Vec<&str> = arguments.predictor.iter().map(String::as_str).collect();
-    let evaluation = evaluate(global, &workshop, &names, &instances, &training, label)
-        .map_err(|e| e.from_file(&arguments.dataset))?;
-    if global.json {
-        println!(
-            "{}",
-            json!({
-                "dataset": arguments.dataset,
-                "label": label.to_string(),
-                "predictors": evaluation.predictors,
-                "floor": evaluation.floor,
-                "ceiling": evaluation.ceiling,
-            })
-        );
-    } else {
-        println!(
-            "{} instructions of {}, label {label} of their samples",
-            instances.len(),
-            arguments.dataset.display()
-        );
-        let (headers, rows) = evaluation.table();
-        println!("{}", text_table(&headers, &rows));
-    }
-    Ok(())
+    Ok((instances, split.filter(|_| of_split)))
 }
 
-/// Runs and scores every predictor.
+/// Whether some of the instructions that were fitted on are evaluated.
+fn sees_its_answers(fitted_on: &[Instance<'_>], evaluated: &[Instance<'_>]) -> bool {
+    let fitted: std::collections::HashSet<&str> =
+        fitted_on.iter().map(|i| i.instruction_id).collect();
+    evaluated.iter().any(|i| fitted.contains(i.instruction_id))
+}
+
+/// What a reader must know before comparing the rows.
+fn notes(
+    evaluation: &Evaluation,
+    dataset: &LengthDataset,
+    label: Label,
+    sees_its_answers: bool,
+) -> Vec<String> {
+    let mut notes = Vec::new();
+    if sees_its_answers {
+        notes.push(
+            "the floor, `constant` and `input-length` were fitted on instructions that are \
+             evaluated here: --fit-on names another dataset for that"
+                .to_string(),
+        );
+    }
+    let here = &dataset.provenance.model;
+    for record in &evaluation.predictors {
+        let Some(trained) = &record.trained_on else {
+            continue;
+        };
+        let name = &record.short_name;
+        if let Some(other) = trained.label.as_ref().filter(|l| **l != label.to_string()) {
+            notes.push(format!(
+                "{name} was trained for the label {other}, not {label}"
+            ));
+        }
+        if let Some(other) = trained.dataset_model.as_ref().filter(|m| *m != here) {
+            notes.push(format!(
+                "{name} was trained on lengths of {other}, and these are of {here}: only its \
+                 rank correlations (tau, Spearman) can be compared"
+            ));
+        }
+    }
+    notes
+}
+
+/// Runs and scores every predictor by its name.
 pub fn evaluate(
     global: &Global,
     workshop: &Workshop,
     names: &[&str],
-    instances: &[Instance<'_>],
-    training: &[TrainingLength],
-    label: Label,
+    task: &Task<'_>,
 ) -> Result<Evaluation> {
+    let groups: Vec<Group> = names
+        .iter()
+        .map(|name| Group::parse(name))
+        .collect::<Result<_>>()?;
+    evaluate_groups(global, workshop, &groups, task)
+}
+
+fn evaluate_groups(
+    global: &Global,
+    workshop: &Workshop,
+    groups: &[Group],
+    task: &Task<'_>,
+) -> Result<Evaluation> {
+    let Task {
+        instances, label, ..
+    } = *task;
     let labels: Vec<f64> = instances.iter().map(|i| i.label(label)).collect();
     let queries: Vec<Query<'_>> = instances
         .iter()
@@ -140,30 +272,41 @@ pub fn evaluate(
             served: None,
         })
         .collect();
-    let (mut metrics, mut all) = (Vec::new(), Vec::new());
-    for name in names {
-        progress::say(global, &format!("evaluating {name}"));
-        let predictor = workshop.predictor(name, training)?;
-        warn_of_label(global, name, label);
-        let begun = Instant::now();
-        let predictions = predictor.predict(&queries)?;
-        let ms = begun.elapsed().as_secs_f64() * 1e3 / queries.len() as f64;
-        let tokens: Vec<f64> = predictions.iter().map(|p| p.tokens).collect();
-        let unparsable: Vec<bool> = predictions.iter().map(|p| p.unparsable).collect();
-        metrics.push(predictor_metrics(
-            name,
-            &tokens,
-            &labels,
-            &unparsable,
-            ms,
-            global.seed,
-        ));
-        all.push(tokens);
+    let (mut records, mut all) = (Vec::new(), Vec::new());
+    for (group, short_name) in groups.iter().zip(short_names(groups)) {
+        let (mut said, mut each_ms, mut ms_alone) = (Vec::new(), Vec::new(), None);
+        for member in &group.members {
+            progress::say(global, &format!("evaluating {member}"));
+            let predictor = workshop.predictor(member, task.training)?;
+            let begun = Instant::now();
+            said.push(predictor.predict(&queries)?);
+            each_ms.push(begun.elapsed().as_secs_f64() * 1e3 / queries.len() as f64);
+            if task.timed_alone && ms_alone.is_none() && takes_time(member) {
+                ms_alone = Some(alone(predictor.as_ref(), &queries)?);
+            }
+        }
+        let score = Score {
+            labels: &labels,
+            ms: mean(&each_ms),
+            seed: global.seed,
+        };
+        let (metrics, seeds) = score.of(&group.name, &said);
+        records.push(PredictorRecord {
+            metrics: PredictorMetrics {
+                ms_alone,
+                ..metrics
+            },
+            members: group.members.clone(),
+            trained_on: group.trained_on.clone(),
+            seeds,
+            short_name,
+        });
+        all.push(said);
     }
-    let trained: Vec<f64> = training.iter().map(|t| t.label).collect();
+    let trained: Vec<f64> = task.training.iter().map(|t| t.label).collect();
     let (floor, ceiling) = floor_and_ceiling(instances, label, Some(&trained), global.seed);
     Ok(Evaluation {
-        predictors: metrics,
+        predictors: records,
         floor,
         ceiling,
         predictions: all,
@@ -171,58 +314,100 @@ pub fn evaluate(
     })
 }
 
-/// A predictor trained for another label is evaluated all the same, but not silently.
-fn warn_of_label(global: &Global, name: &str, label: Label) {
-    if let Ok(Some(trained)) = Description::read(Path::new(name))
-        && trained.label != label.to_string()
-    {
-        let trained = trained.label;
-        progress::say(
-            global,
-            &format!("note: {name} was trained for the label {trained}, not {label}"),
-        );
+/// Whether a prediction is more than a look-up or a product.
+fn takes_time(name: &str) -> bool {
+    let at_once = ["constant", "input-length", "ground-truth", "oracle"];
+    !at_once.contains(&name) && !name.starts_with("file:")
+}
+
+/// Median milliseconds of single predictions, for queries spread over all.
+fn alone(predictor: &dyn Predictor, queries: &[Query<'_>]) -> Result<f64> {
+    let count = ALONE.min(queries.len());
+    let times: Vec<f64> = (0..count)
+        .map(|n| {
+            let query = &queries[n * queries.len() / count];
+            let begun = Instant::now();
+            predictor.predict(std::slice::from_ref(query))?;
+            Ok(begun.elapsed().as_secs_f64() * 1e3)
+        })
+        .collect::<Result<_>>()?;
+    Ok(median(&times))
+}
+
+/// One member's predictions, a list a property.
+struct Columns {
+    tokens: Vec<f64>,
+    unparsable: Vec<bool>,
+    quantiles: Vec<Option<Quantiles>>,
+}
+
+impl Columns {
+    fn of(predictions: &[Prediction]) -> Columns {
+        Columns {
+            tokens: predictions.iter().map(|p| p.tokens).collect(),
+            unparsable: predictions.iter().map(|p| p.unparsable).collect(),
+            quantiles: predictions.iter().map(|p| p.quantiles.clone()).collect(),
+        }
+    }
+
+    fn said(&self) -> Said<'_> {
+        Said {
+            tokens: &self.tokens,
+            unparsable: &self.unparsable,
+            quantiles: &self.quantiles,
+        }
+    }
+}
+
+/// How predictions of the members of a row are scored.
+struct Score<'a> {
+    labels: &'a [f64],
+    ms: f64,
+    seed: u64,
+}
+
+impl Score<'_> {
+    fn of(&self, name: &str, said: &[Vec<Prediction>]) -> (PredictorMetrics, Option<SeedSpread>) {
+        let columns: Vec<Columns> = said.iter().map(|s| Columns::of(s)).collect();
+        let seeds: Vec<Said<'_>> = columns.iter().map(Columns::said).collect();
+        let metrics = predictor_metrics_over(name, &seeds, self.labels, self.ms, self.seed);
+        if seeds.len() < 2 {
+            return (metrics, None);
+        }
+        let alone: Vec<PredictorMetrics> = seeds
+            .iter()
+            .map(|said| predictor_metrics(name, *said, self.labels, self.ms, self.seed))
+            .collect();
+        (metrics, SeedSpread::of(&alone))
     }
 }
 
 impl Evaluation {
     /// Headers and rows of the table, floor first and ceiling last.
-    pub fn table(&self) -> (Vec<String>, Vec<Vec<String>>) {
-        let headers = [
-            "predictor",
-            "Error (tokens)",
-            "Acc-50",
-            "Acc-100",
-            "bias",
-            "under",
-            "tau",
-            "unparsable",
-            "ms each",
-        ]
-        .map(String::from)
-        .to_vec();
-        let rows = std::iter::once(&self.floor)
-            .chain(&self.predictors)
-            .chain(&self.ceiling)
-            .map(row)
-            .collect();
-        (headers, rows)
+    pub fn table(&self) -> evaluation::Table {
+        for_terminal(&self.predictors, &self.floor, self.ceiling.as_ref())
     }
-}
 
-fn row(m: &PredictorMetrics) -> Vec<String> {
-    let percent = |x: f64| format!("{:.1} %", 100.0 * x);
-    vec![
-        m.name.clone(),
-        format!(
-            "{:.1} [{:.1}, {:.1}]",
-            m.error.value, m.error.ci95[0], m.error.ci95[1]
-        ),
-        percent(m.acc_50.value),
-        percent(m.acc_100.value),
-        format!("{:+.1}", m.bias.value),
-        percent(m.underestimation.value),
-        m.kendall_tau.map_or("-".into(), |tau| format!("{tau:.2}")),
-        percent(m.unparsable),
-        format!("{:.2}", m.ms_per_prediction),
-    ]
+    /// The predicted tokens of the row `place`, its first member's.
+    pub fn tokens(&self, place: usize) -> Vec<f64> {
+        let first = self.predictions[place].iter().take(1).flatten();
+        first.map(|p| p.tokens).collect()
+    }
+
+    fn members(&self) -> Vec<Member<'_>> {
+        let row = |(record, said)| {
+            let (record, said): (&PredictorRecord, &Vec<Vec<Prediction>>) = (record, said);
+            let members = record.members.iter().zip(said);
+            members.map(|(member, predictions)| Member {
+                predictor: &record.metrics.name,
+                member,
+                predictions,
+            })
+        };
+        self.predictors
+            .iter()
+            .zip(&self.predictions)
+            .flat_map(row)
+            .collect()
+    }
 }

@@ -3,18 +3,20 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use serde_json::json;
 
 use crate::dataset::Label;
 use crate::dataset::embedded;
 use crate::error::{Error, Result};
 use crate::instruction;
 use crate::persist;
-use crate::predictor::{Query, Workshop, training_lengths};
+use crate::predictor::{Query, Workshop, from_file, training_lengths};
 
 use super::{Global, must_not_exist};
 
 /// Predict the lengths of answers to a file of instructions, as JSON lines
+///
+/// Predictors that know a distribution also print its `quantiles`: the length that an answer
+/// does not exceed with probability 0.1 to 0.99.
 ///
 /// Example:
 ///   lenaware predict --predictor ./runs/ridge --instructions in.jsonl --out predictions.jsonl
@@ -77,11 +79,7 @@ pub fn run(global: &Global, arguments: &Arguments) -> Result<()> {
         .predict(&queries)
         .map_err(|e| e.from_file(&arguments.instructions))?;
     for (query, prediction) in queries.iter().zip(predictions) {
-        let line = json!({
-            "instruction_id": query.instruction_id,
-            "predicted_tokens": prediction.tokens,
-            "unparsable": prediction.unparsable,
-        });
+        let line = from_file::line(query.instruction_id, &prediction);
         text.push_str(&format!("{line}\n"));
     }
     match &arguments.out {

@@ -25,7 +25,7 @@ use crate::report::tables::{arms_text, text_table};
 use crate::report::{RunDirectory, figures};
 use crate::train::TrainConfig;
 
-use super::evaluate::{Evaluation, evaluate};
+use super::evaluate::{Evaluation, Task, evaluate};
 use super::{Global, ablate, build_dataset, finetune, progress};
 
 const MODEL: &str = "smollm2-135m";
@@ -228,40 +228,34 @@ fn assess(
         ..global.clone()
     };
     let training = training_lengths(&data.train, data.label);
-    let chosen = evaluate(
-        &quiet,
-        workshop,
-        &names,
-        &data.validation,
-        &training,
-        data.label,
-    )?;
+    let task = |instances| Task {
+        instances,
+        training: &training,
+        label: data.label,
+        timed_alone: false,
+    };
+    let chosen = evaluate(&quiet, workshop, &names, &task(&data.validation))?;
     let best = chosen
         .predictors
         .iter()
-        .min_by(|a, b| a.error.value.total_cmp(&b.error.value))
-        .map_or(names[0], |p| p.name.as_str())
+        .min_by(|a, b| a.metrics.error.value.total_cmp(&b.metrics.error.value))
+        .map_or(names[0], |p| p.metrics.name.as_str())
         .to_string();
     let recorded = embedded()?;
     let mut test = recorded.instances();
     test.retain(|i| i.split == Some(Split::Test));
     let all = [&["perception-only"], names.as_slice(), &["ground-truth"]].concat();
-    let mut evaluation = evaluate(global, workshop, &all, &test, &training, data.label)?;
+    let mut evaluation = evaluate(global, workshop, &all, &task(&test))?;
     let place = all.iter().position(|n| *n == best).unwrap_or(0);
     let stem = base.join("figures").join("predicted-vs-true");
     let short = short_name(&best);
-    figures::predicted_vs_true(
-        &stem,
-        &short,
-        &evaluation.predictions[place],
-        &evaluation.labels,
-    )?;
+    figures::predicted_vs_true(&stem, &short, &evaluation.tokens(place), &evaluation.labels)?;
     page.figures.push((
         format!("Predicted against true, {short}, test instructions."),
         stem,
     ));
     for predictor in &mut evaluation.predictors {
-        predictor.name = short_name(&predictor.name);
+        predictor.metrics.name = short_name(&predictor.metrics.name);
     }
     page.notes.push(format!(
         "The scheduled arms use {short}, which erred least on {} validation instructions.",

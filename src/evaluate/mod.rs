@@ -2,7 +2,10 @@
 //! Pure functions: numbers in, numbers out.
 
 pub mod accounting;
+pub mod evaluation;
+pub mod length_bins;
 pub mod predictor_metrics;
+pub mod quantile_metrics;
 pub mod spread;
 pub mod statistics;
 pub mod summary;

@@ -3,8 +3,11 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::statistics::{Estimate, bootstrap, bootstrap_mean, kendall_tau_b, median};
+use super::length_bins::{LengthBin, length_bins};
+use super::quantile_metrics::{QuantileMetrics, quantile_metrics};
+use super::statistics::{Estimate, bootstrap_together, kendall_tau_b, mean, median, spearman};
 use crate::dataset::{Instance, Label};
+use crate::predictor::Quantiles;
 
 /// The accuracy of one predictor on a set of labelled instructions. Lengths are in tokens,
 /// shares are fractions, intervals are 95 % bootstrap intervals over instructions.
@@ -24,60 +27,149 @@ pub struct PredictorMetrics {
     pub rmse: Estimate,
     /// Share predicted below the label: those that fail under FCR.
     pub underestimation: Estimate,
+    /// Share of the labels' variance that is foreseen, 1 - MSE / variance; below 0 for what is
+    /// worse than the labels' mean. `None` where all labels are equal.
+    pub r2: Option<Estimate>,
     /// Tau-b; `None` where it is undefined, as for a constant predictor.
     pub kendall_tau: Option<f64>,
+    /// Spearman's rank correlation; `None` where tau-b is.
+    pub spearman: Option<f64>,
     /// Share of answers from which no number could be read.
     pub unparsable: f64,
-    /// Wall time.
+    /// Wall time of all predictions, asked for at once, over their number.
     pub ms_per_prediction: f64,
+    /// Median wall time of a prediction asked for alone; `None` where it was not taken.
+    #[serde(default)]
+    pub ms_alone: Option<f64>,
+    /// Of predictors that foresee a distribution.
+    #[serde(default)]
+    pub quantiles: Option<QuantileMetrics>,
+    #[serde(default)]
+    pub by_length: Vec<LengthBin>,
+}
+
+/// What a predictor said of every instruction, in order.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Said<'a> {
+    pub tokens: &'a [f64],
+    /// Marks items whose prediction is a stand-in; empty = none.
+    pub unparsable: &'a [bool],
+    /// Empty = none.
+    pub quantiles: &'a [Option<Quantiles>],
 }
 
 /// Scores predictions against labels, item by item.
 ///
-/// `unparsable` marks items whose prediction is a stand-in (empty = none). A prediction that
-/// is not finite counts as unparsable and as a miss in Acc-k; it has no distance, so the other
-/// figures leave it out. With one seed, all predictors of a dataset are resampled alike.
+/// A prediction that is not finite counts as unparsable and as a miss in Acc-k; it has no
+/// distance, so the other figures leave it out. With one seed, all predictors of a dataset are
+/// resampled alike.
 pub fn predictor_metrics(
     name: &str,
-    predictions: &[f64],
+    said: Said<'_>,
     labels: &[f64],
-    unparsable: &[bool],
     ms_per_prediction: f64,
     seed: u64,
 ) -> PredictorMetrics {
-    let n = predictions.len().min(labels.len());
-    let pairs: Vec<(f64, f64)> = predictions
-        .iter()
-        .copied()
-        .zip(labels.iter().copied())
+    predictor_metrics_over(name, &[said], labels, ms_per_prediction, seed)
+}
+
+/// As [`predictor_metrics`], for predictors that differ in nothing but the seed of their
+/// training: every figure is a mean over them (RMSE: the root of the mean square), and the
+/// intervals are those over instructions of such means.
+pub fn predictor_metrics_over(
+    name: &str,
+    seeds: &[Said<'_>],
+    labels: &[f64],
+    ms_per_prediction: f64,
+    seed: u64,
+) -> PredictorMetrics {
+    let shortest = seeds.iter().map(|said| said.tokens.len()).min();
+    let n = shortest.unwrap_or(0).min(labels.len());
+    let labels = &labels[..n];
+    let count = seeds.len() as f64;
+    let over_seeds = |of: &dyn Fn(&Said<'_>) -> f64| seeds.iter().map(of).sum::<f64>() / count;
+    let within = |at: usize, tokens: f64| {
+        over_seeds(&|said| f64::from((said.tokens[at] - labels[at]).abs() <= tokens))
+    };
+    let hits: Vec<[f64; 2]> = (0..n)
+        .map(|at| [within(at, 50.0), within(at, 100.0)])
         .collect();
-    let within = |tokens: f64| {
-        let hits: Vec<f64> = pairs
+    let [acc_50, acc_100] = bootstrap_together(&hits, seed, |means| *means);
+
+    let readable: Vec<usize> = (0..n)
+        .filter(|at| seeds.iter().all(|said| said.tokens[*at].is_finite()))
+        .filter(|at| labels[*at].is_finite())
+        .collect();
+    let truth: Vec<f64> = readable.iter().map(|at| labels[*at]).collect();
+    let center = mean(&truth);
+    let rows: Vec<[f64; 6]> = readable
+        .iter()
+        .map(|&at| {
+            let of = |of: &dyn Fn(f64) -> f64| over_seeds(&|s| of(s.tokens[at] - labels[at]));
+            let from_center = labels[at] - center;
+            [
+                of(&f64::abs),
+                of(&|gap| gap),
+                of(&|gap| gap * gap),
+                of(&|gap| f64::from(gap < 0.0)),
+                from_center,
+                from_center * from_center,
+            ]
+        })
+        .collect();
+    let [error, bias, rmse, underestimation, r2] =
+        bootstrap_together(&rows, seed, |[error, bias, square, under, y, y2]| {
+            let variance = y2 - y * y;
+            [
+                *error,
+                *bias,
+                square.sqrt(),
+                *under,
+                1.0 - square / variance,
+            ]
+        });
+    let vary = truth.windows(2).any(|pair| pair[0] != pair[1]);
+    let by_length: Vec<(f64, [f64; 3])> = readable
+        .iter()
+        .zip(&rows)
+        .map(|(&at, row)| (labels[at], [row[0], row[1], hits[at][1]]))
+        .collect();
+    let rank = |of: fn(&[f64], &[f64]) -> Option<f64>| -> Option<f64> {
+        let each: Option<Vec<f64>> = seeds
             .iter()
-            .map(|(p, l)| f64::from((p - l).abs() <= tokens))
+            .map(|said| {
+                let tokens: Vec<f64> = readable.iter().map(|at| said.tokens[*at]).collect();
+                of(&tokens, &truth)
+            })
             .collect();
-        bootstrap_mean(&hits, seed)
+        each.map(|values| mean(&values)).filter(|r| r.is_finite())
     };
     let unread = (0..n)
-        .filter(|at| unparsable.get(*at) == Some(&true) || !predictions[*at].is_finite())
-        .count();
-    let (read, truth): (Vec<f64>, Vec<f64>) =
-        pairs.iter().filter(|(p, _)| p.is_finite()).copied().unzip();
-    let over = |of: fn(f64, f64) -> f64| -> Vec<f64> {
-        read.iter().zip(&truth).map(|(p, l)| of(*p, *l)).collect()
-    };
+        .map(|at| {
+            over_seeds(&|said| {
+                let marked = said.unparsable.get(at) == Some(&true);
+                f64::from(marked || !said.tokens[at].is_finite())
+            })
+        })
+        .sum::<f64>();
+    let quantiles: Vec<&[Option<Quantiles>]> = seeds.iter().map(|said| said.quantiles).collect();
     PredictorMetrics {
         name: name.to_owned(),
         n,
-        error: bootstrap_mean(&over(|p, l| (p - l).abs()), seed),
-        acc_50: within(50.0),
-        acc_100: within(100.0),
-        bias: bootstrap_mean(&over(|p, l| p - l), seed),
-        rmse: bootstrap(&over(|p, l| (p - l).powi(2)), seed, f64::sqrt),
-        underestimation: bootstrap_mean(&over(|p, l| f64::from(p < l)), seed),
-        kendall_tau: kendall_tau_b(&read, &truth),
-        unparsable: if n > 0 { unread as f64 / n as f64 } else { 0.0 },
+        error,
+        acc_50,
+        acc_100,
+        bias,
+        rmse,
+        underestimation,
+        r2: (vary && r2.value.is_finite()).then_some(r2),
+        kendall_tau: rank(kendall_tau_b),
+        spearman: rank(spearman),
+        unparsable: if n > 0 { unread / n as f64 } else { 0.0 },
         ms_per_prediction,
+        ms_alone: None,
+        quantiles: quantile_metrics(&quantiles, labels, seed),
+        by_length: length_bins(&by_length, seed),
     }
 }
 
@@ -102,9 +194,11 @@ pub fn floor_and_ceiling(
     };
     let floor = predictor_metrics(
         "floor",
-        &vec![constant; labels.len()],
+        Said {
+            tokens: &vec![constant; labels.len()],
+            ..Said::default()
+        },
         &labels,
-        &[],
         0.0,
         seed,
     );
@@ -125,7 +219,11 @@ pub fn floor_and_ceiling(
         return (floor, None);
     }
     let scaled = scaled_to(&known, &truth);
-    let ceiling = predictor_metrics("ceiling", &scaled, &truth, &[], 0.0, seed);
+    let said = Said {
+        tokens: &scaled,
+        ..Said::default()
+    };
+    let ceiling = predictor_metrics("ceiling", said, &truth, 0.0, seed);
     (floor, Some(ceiling))
 }
 
@@ -184,16 +282,31 @@ mod tests {
     use crate::dataset::{FinishReason, Sample};
     use proptest::prelude::*;
 
+    fn said(tokens: &[f64]) -> Said<'_> {
+        Said {
+            tokens,
+            ..Said::default()
+        }
+    }
+
     #[test]
     fn figures_by_hand() {
         let metrics = predictor_metrics(
             "p",
-            &[100.0, 150.0, 10.0, 300.0],
+            Said {
+                unparsable: &[false, false, true, false],
+                ..said(&[100.0, 150.0, 10.0, 300.0])
+            },
             &[150.0, 150.0, 110.0, 199.0],
-            &[false, false, true, false],
             1.5,
             42,
         );
+        // sklearn.metrics.r2_score 1.9.1; every resample has a variance or is left out.
+        let r2 = metrics.r2.expect("the labels vary");
+        assert!((r2.value + 4.702_694_215_914_087).abs() < 1e-12);
+        assert!(r2.ci95[0] < r2.value && r2.ci95[1].is_finite());
+        assert_eq!(metrics.by_length[2].n, 4);
+        assert_eq!(metrics.quantiles, None);
         assert_eq!(metrics.n, 4);
         assert_eq!(metrics.error.value, (50.0 + 0.0 + 100.0 + 101.0) / 4.0);
         assert_eq!(metrics.acc_50.value, 0.5);
@@ -208,17 +321,53 @@ mod tests {
 
     #[test]
     fn what_is_not_a_number_is_a_miss() {
-        let metrics = predictor_metrics("p", &[f64::NAN, 5.0], &[5.0, 5.0], &[], 0.0, 1);
+        let metrics = predictor_metrics("p", said(&[f64::NAN, 5.0]), &[5.0, 5.0], 0.0, 1);
         assert_eq!(metrics.unparsable, 0.5);
+        assert_eq!(metrics.r2, None);
         assert_eq!(metrics.acc_50.value, 0.5);
         assert_eq!(metrics.error.value, 0.0);
-        let empty = predictor_metrics("p", &[], &[], &[], 0.0, 1);
-        assert_eq!(empty.n, 0);
+        let empty = predictor_metrics("p", said(&[]), &[], 0.0, 1);
+        assert_eq!((empty.n, empty.r2, empty.spearman), (0, None, None));
+        assert_eq!(predictor_metrics_over("p", &[], &[1.0], 0.0, 1).n, 0);
+        let one = predictor_metrics("p", said(&[3.0]), &[5.0], 0.0, 1);
+        assert_eq!(
+            (one.error.value, one.r2, one.kendall_tau),
+            (2.0, None, None)
+        );
+        let none = predictor_metrics("p", said(&[f64::INFINITY; 2]), &[1.0, 2.0], 0.0, 1);
+        assert_eq!((none.unparsable, none.acc_100.value), (1.0, 0.0));
+        assert!(none.by_length.iter().all(|bin| bin.n == 0));
+    }
+
+    #[test]
+    fn seeds_of_one_predictor_are_averaged() {
+        let labels = [10.0, 200.0, 300.0, 40.0];
+        let (a, b) = ([20.0, 260.0, 200.0, 40.0], [10.0, 140.0, 500.0, 80.0]);
+        let alone = [&a, &b].map(|tokens| predictor_metrics("p", said(tokens), &labels, 0.0, 3));
+        let both = predictor_metrics_over("p", &[said(&a), said(&b)], &labels, 0.0, 3);
+        let mean_of = |of: fn(&PredictorMetrics) -> f64| (of(&alone[0]) + of(&alone[1])) / 2.0;
+        let figures: [fn(&PredictorMetrics) -> f64; 9] = [
+            |m| m.error.value,
+            |m| m.acc_50.value,
+            |m| m.acc_100.value,
+            |m| m.bias.value,
+            |m| m.underestimation.value,
+            |m| m.r2.unwrap().value,
+            |m| m.kendall_tau.unwrap(),
+            |m| m.spearman.unwrap(),
+            |m| m.by_length[0].error.unwrap().value,
+        ];
+        for of in figures {
+            assert!((of(&both) - mean_of(of)).abs() < 1e-9);
+        }
+        let squares = mean_of(|m| m.rmse.value.powi(2));
+        assert!((both.rmse.value.powi(2) - squares).abs() < 1e-6);
+        assert_eq!(both.n, 4);
     }
 
     #[test]
     fn figures_serialise_as_mean_and_interval() {
-        let metrics = predictor_metrics("p", &[1.0, 1.0], &[1.0, 2.0], &[], 0.0, 1);
+        let metrics = predictor_metrics("p", said(&[1.0, 1.0]), &[1.0, 2.0], 0.0, 1);
         let json = serde_json::to_value(&metrics).expect("serialises");
         assert_eq!(json["error"]["mean"], 0.5);
         assert_eq!(json["error"]["ci95"].as_array().map(Vec::len), Some(2));
@@ -290,7 +439,7 @@ mod tests {
             pairs in prop::collection::vec((0.0..600.0f64, 1.0..512.0f64), 1..40),
         ) {
             let (predictions, labels): (Vec<_>, Vec<_>) = pairs.into_iter().unzip();
-            let m = predictor_metrics("p", &predictions, &labels, &[], 0.0, 7);
+            let m = predictor_metrics("p", said(&predictions), &labels, 0.0, 7);
             prop_assert!((0.0..=1.0).contains(&m.acc_50.value));
             prop_assert!(m.acc_50.value <= m.acc_100.value && m.acc_100.value <= 1.0);
             prop_assert!(m.bias.value.abs() <= m.error.value + 1e-9);

@@ -18,9 +18,20 @@ pub const MOST_RESAMPLED: usize = 50_000;
 /// A figure over items (requests, instructions) with its 95 % bootstrap interval.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Estimate {
-    #[serde(rename = "mean")]
+    #[serde(rename = "mean", deserialize_with = "real")]
     pub value: f64,
+    #[serde(deserialize_with = "ends")]
     pub ci95: [f64; 2],
+}
+
+/// JSON has no NaN: a figure of nothing is written as null.
+fn real<'de, D: serde::Deserializer<'de>>(from: D) -> Result<f64, D::Error> {
+    Ok(Option::<f64>::deserialize(from)?.unwrap_or(f64::NAN))
+}
+
+fn ends<'de, D: serde::Deserializer<'de>>(from: D) -> Result<[f64; 2], D::Error> {
+    let ends = <[Option<f64>; 2]>::deserialize(from)?;
+    Ok(ends.map(|end| end.unwrap_or(f64::NAN)))
 }
 
 /// The `q`-quantile (0..=1) of a non-empty list, with linear interpolation between order
@@ -118,6 +129,113 @@ pub fn bootstrap(values: &[f64], seed: u64, of: impl Fn(f64) -> f64) -> Estimate
     }
 }
 
+/// Rows beyond which [`bootstrap_together`] resamples blocks of rows instead of single ones.
+const MOST_BLOCKS: usize = 10_000;
+
+/// Figures of the columns' means, each with its 95 % percentile bootstrap interval, all over the
+/// same resamples: as many calls of [`bootstrap_mean`], in the time of one. `of` makes figures
+/// out of the means of the columns; figures that are not finite in a resample are left out of
+/// their interval. More than 10,000 rows are dealt into blocks that are resampled whole, which
+/// for independent rows has the same spread. NaN for no rows.
+pub fn bootstrap_together<const K: usize, const M: usize>(
+    rows: &[[f64; K]],
+    seed: u64,
+    of: impl Fn(&[f64; K]) -> [f64; M],
+) -> [Estimate; M] {
+    let total = |rows: &[[f64; K]]| {
+        let mut sums = [0.0; K];
+        for row in rows {
+            add(&mut sums, row);
+        }
+        sums
+    };
+    let values = of(&total(rows).map(|sum| sum / rows.len() as f64));
+    let mut estimates = values.map(|value| Estimate {
+        value,
+        ci95: [value; 2],
+    });
+    if rows.len() < 2 {
+        return estimates;
+    }
+    let count = rows.len().min(MOST_BLOCKS);
+    let dealt: Vec<([f64; K], f64)> = match rows.len() > count {
+        false => rows.iter().map(|row| (*row, 1.0)).collect(),
+        true => (0..count)
+            .map(|first| {
+                let mut block = ([0.0; K], 0.0);
+                for row in rows.iter().skip(first).step_by(count) {
+                    add(&mut block.0, row);
+                    block.1 += 1.0;
+                }
+                block
+            })
+            .collect(),
+    };
+    let mut random = ChaCha8Rng::seed_from_u64(seed);
+    let resampled: Vec<[f64; M]> = (0..RESAMPLES)
+        .map(|_| {
+            let (mut sums, mut weight) = ([0.0; K], 0.0);
+            for _ in 0..count {
+                let (block, size) = &dealt[random.random_range(0..count)];
+                add(&mut sums, block);
+                weight += size;
+            }
+            of(&sums.map(|sum| sum / weight))
+        })
+        .collect();
+    for (place, estimate) in estimates.iter_mut().enumerate() {
+        let mut column: Vec<f64> = resampled
+            .iter()
+            .map(|figures| figures[place])
+            .filter(|figure| figure.is_finite())
+            .collect();
+        if !column.is_empty() {
+            column.sort_by(f64::total_cmp);
+            estimate.ci95 = [0.025, 0.975].map(|q| quantile_of_sorted(&column, q));
+        }
+    }
+    estimates
+}
+
+fn add<const K: usize>(to: &mut [f64; K], row: &[f64; K]) {
+    for (sum, value) in to.iter_mut().zip(row) {
+        *sum += value;
+    }
+}
+
+/// Spearman's rank correlation: Pearson's between the ranks, ties at the mean of their places.
+/// `None` where [`kendall_tau_b`] is.
+pub fn spearman(x: &[f64], y: &[f64]) -> Option<f64> {
+    if x.len() != y.len() || x.iter().chain(y).any(|value| value.is_nan()) {
+        return None;
+    }
+    let (x, y) = (ranks(x), ranks(y));
+    let middle = (x.len() as f64 + 1.0) / 2.0;
+    let (mut both, mut of_x, mut of_y) = (0.0, 0.0, 0.0);
+    for (a, b) in x.iter().zip(&y) {
+        both += (a - middle) * (b - middle);
+        of_x += (a - middle).powi(2);
+        of_y += (b - middle).powi(2);
+    }
+    (of_x > 0.0 && of_y > 0.0).then(|| both / (of_x * of_y).sqrt())
+}
+
+/// The places of the values in ascending order, from 1, equal ones at the mean of theirs.
+fn ranks(values: &[f64]) -> Vec<f64> {
+    let mut order: Vec<usize> = (0..values.len()).collect();
+    order.sort_by(|a, b| values[*a].total_cmp(&values[*b]));
+    let mut ranks = vec![0.0; values.len()];
+    // By value, so that 0.0 and -0.0 tie.
+    for tied in order.chunk_by(|a, b| values[*a] == values[*b]) {
+        let below = tied[0];
+        let first = order.partition_point(|at| values[*at] < values[below]);
+        for at in tied {
+            ranks[*at] = first as f64 + (tied.len() as f64 + 1.0) / 2.0;
+        }
+    }
+    ranks
+}
+
 /// Kendall's tau-b between two lists of equal length. `None` where it is undefined: fewer
 /// than two items, a constant list, or a value that is not a number.
 pub fn kendall_tau_b(x: &[f64], y: &[f64]) -> Option<f64> {
@@ -138,6 +256,7 @@ pub fn kendall_tau_b(x: &[f64], y: &[f64]) -> Option<f64> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use rand::Rng;
 
     #[test]
     fn quantiles_interpolate() {
@@ -173,6 +292,65 @@ mod tests {
         let estimate = bootstrap_mean(&many, 42);
         assert!((estimate.ci95[1] - 0.5 - half).abs() < 1e-5);
         assert!((estimate.ci95[0] - 0.5 + half).abs() < 1e-5);
+    }
+
+    #[test]
+    fn figures_resampled_together_are_those_resampled_alone() {
+        let rows: Vec<[f64; 2]> = (0..300)
+            .map(|i| [f64::from(i % 7), f64::from(i * i % 11)])
+            .collect();
+        let together = bootstrap_together(&rows, 9, |m| [m[0], m[1], m[0] / (m[1] - m[1])]);
+        for (place, found) in together.iter().take(2).enumerate() {
+            let column: Vec<f64> = rows.iter().map(|row| row[place]).collect();
+            let alone = bootstrap_mean(&column, 9);
+            assert!((found.value - alone.value).abs() < 1e-12);
+            for end in 0..2 {
+                assert!((found.ci95[end] - alone.ci95[end]).abs() < 1e-12);
+            }
+        }
+        assert!(!together[2].value.is_finite());
+        assert!(bootstrap_together::<1, 1>(&[], 1, |m| *m)[0].value.is_nan());
+        assert_eq!(bootstrap_together(&[[3.0]], 1, |m| *m)[0].ci95, [3.0, 3.0]);
+        // In blocks, of one and of two rows.
+        let mut random = ChaCha8Rng::seed_from_u64(5);
+        let many: Vec<[f64; 1]> = (0..15_000).map(|_| [random.random::<f64>()]).collect();
+        let found = bootstrap_together(&many, 4, |m| *m)[0];
+        let column: Vec<f64> = many.iter().map(|row| row[0]).collect();
+        assert!((found.value - mean(&column)).abs() < 1e-12);
+        let half = 1.96 * (1.0 / 12f64).sqrt() / 15_000f64.sqrt();
+        let [low, high] = found.ci95;
+        assert!((high - found.value - half).abs() < 0.1 * half, "{found:?}");
+        assert!((found.value - low - half).abs() < 0.1 * half, "{found:?}");
+    }
+
+    #[test]
+    fn a_figure_of_nothing_is_read_back() {
+        let nothing = bootstrap_mean(&[], 1);
+        let text = serde_json::to_string(&nothing).unwrap();
+        assert_eq!(text, "{\"mean\":null,\"ci95\":[null,null]}");
+        let read: Estimate = serde_json::from_str(&text).unwrap();
+        assert!(read.value.is_nan() && read.ci95[1].is_nan());
+    }
+
+    #[test]
+    fn spearman_is_scipys() {
+        // scipy.stats.spearmanr 1.17.1.
+        let x = [1.0, 2.0, 2.0, 3.0, 5.0, 8.0, 13.0, 8.0];
+        let y = [2.0, 1.0, 4.0, 4.0, 3.0, 9.0, 7.0, 9.0];
+        let found = spearman(&x, &y).expect("defined");
+        assert!((found - 0.786_585_365_853_658_6).abs() < 1e-12, "{found}");
+        assert_eq!(spearman(&[1.0, 2.0, 9.0], &[5.0, 6.0, 7.0]), Some(1.0));
+        assert_eq!(spearman(&[1.0, 2.0, 9.0], &[7.0, 6.0, 5.0]), Some(-1.0));
+        for (x, y) in [
+            (vec![], vec![]),
+            (vec![1.0], vec![1.0]),
+            (vec![2.0; 3], vec![1.0, 2.0, 3.0]),
+            (vec![1.0, f64::NAN], vec![1.0, 2.0]),
+            (vec![1.0, 2.0], vec![1.0]),
+        ] {
+            assert_eq!(spearman(&x, &y), None);
+        }
+        assert_eq!(ranks(&[0.0, -0.0, 1.0]), [1.5, 1.5, 3.0]);
     }
 
     #[test]

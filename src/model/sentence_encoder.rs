@@ -170,7 +170,7 @@ fn read_config(path: &std::path::Path) -> Result<Option<Config>> {
         heads,
     ];
     let sensible = sizes.iter().all(|n| (1..=1 << 20).contains(n))
-        && config.hidden_size % heads == 0
+        && config.hidden_size.is_multiple_of(heads)
         && config.num_hidden_layers <= 1000
         // Room for the two tokens at a text's edges and one between.
         && config.max_position_embeddings >= 3;

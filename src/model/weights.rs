@@ -1,7 +1,7 @@
 //! A model's dimensions and weights in one form, whatever file they come from: f32 on the CPU,
 //! under the names of Hugging Face checkpoints.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
 use candle_core::safetensors::{Load, MmapedSafetensors};
@@ -155,6 +155,23 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
+    /// Keeps the first `blocks` blocks only, for a head on their state.
+    ///
+    /// # Errors
+    /// If the model has fewer.
+    pub fn truncate(&mut self, blocks: usize) -> Result<()> {
+        if blocks == 0 || blocks > self.config.num_hidden_layers {
+            return Err(Error::Usage(format!(
+                "{blocks} blocks cannot be kept of a model that has {}",
+                self.config.num_hidden_layers
+            )));
+        }
+        self.config.num_hidden_layers = blocks;
+        let kept: HashSet<String> = self.config.tensor_shapes().map(|t| t.0).collect();
+        self.tensors.retain(|name, _| kept.contains(name));
+        Ok(())
+    }
+
     /// Reads configuration and weights, widening all weights to f32: files are mapped, and one
     /// tensor at a time is copied out of them in its own type, so that beside the checkpoint
     /// (4 bytes a weight) there is never more than the largest tensor.

@@ -14,6 +14,16 @@ pub struct Calibration {
     limit: f64,
 }
 
+impl Default for Calibration {
+    /// Changes nothing.
+    fn default() -> Self {
+        Calibration {
+            shift: vec![0.0; LEVELS.len()],
+            limit: f64::MAX,
+        }
+    }
+}
+
 impl Calibration {
     /// Fits the shifts on held-out predictions and their labels, both in tokens. `limit` is the
     /// longest length there can be.

@@ -14,12 +14,13 @@ use crate::model::{ModelFiles, SentenceEncoder};
 
 use super::calibration::Calibration;
 use super::fitted_file::{self, FittedFile, tensor};
+use super::held_out::HeldOut;
 use super::lexical::longest;
 use super::ridge::{RidgeFit, System};
 use super::stored::{Description, Kind};
 use super::training::TrainingData;
 use super::trials::{Chosen, Trials, mean_absolute_error};
-use super::{Prediction, Predictor, Query};
+use super::{Prediction, Predictor, Quantiles, Query};
 
 const FILE: &str = "encoder.safetensors";
 /// Training instructions that texts are held against, at most.
@@ -27,7 +28,7 @@ const LANDMARKS: usize = 1000;
 /// Widths tried of the likeness exp(width (cosine - 1)); 0 is the vector alone.
 const WIDTHS: [f32; 3] = [0.0, 1.5, 4.0];
 /// Penalties tried, relative to the number of training instructions.
-const PENALTIES: [f64; 5] = [0.01, 0.03, 0.1, 0.3, 1.0];
+const PENALTIES: [f64; 6] = [0.001, 0.003, 0.01, 0.03, 0.1, 0.3];
 
 /// Vectors of some training instructions, and how fast likeness to them fades.
 #[derive(Debug, Clone, PartialEq)]
@@ -146,6 +147,10 @@ pub fn train(
     let (mut choice, landmarks, penalty, mut line, predicted, mut error) =
         best.ok_or_else(|| Error::Numeric("no line on the encoder has a finite error".into()))?;
     let calibration = Calibration::fit_points(&predicted, &held_labels, longest(&labels));
+    let held: Vec<Quantiles> = predicted
+        .iter()
+        .map(|p| calibration.apply_point(*p))
+        .collect();
     let medians: Vec<f64> = predicted
         .iter()
         .map(|p| calibration.apply_point(*p).at(0.5))
@@ -173,6 +178,7 @@ pub fn train(
     fitted_file::write(&out.join(FILE), &settings, &landmarks)?;
     line.write(out)?;
     trials.write(out)?;
+    HeldOut::write(out, data.validation_ids(), &held)?;
     Description {
         model: encoder.name().to_string(),
         model_sha256: encoder.sha256().to_string(),

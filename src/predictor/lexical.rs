@@ -9,12 +9,13 @@ use crate::error::{Error, Result};
 
 use super::calibration::Calibration;
 use super::fitted_file::{self, FittedFile, tensor};
+use super::held_out::HeldOut;
 use super::sparse_ridge::{self, SparseFit, SparseRows};
 use super::stored::Kind;
 use super::training::TrainingData;
 use super::trials::{Chosen, Trials, mean_absolute_error};
 use super::vocabulary::{TermsConfig, Vocabulary, asked_and_given};
-use super::{Prediction, Predictor, Query};
+use super::{Prediction, Predictor, Quantiles, Query};
 
 const FILE: &str = "lexical.safetensors";
 /// Penalties tried, the largest first: each starts from the solution before it. Rows have
@@ -274,6 +275,10 @@ pub fn train(
         &mut trials,
     )?;
     let calibration = Calibration::fit_points(&predicted, &held_labels, longest(&labels));
+    let held: Vec<Quantiles> = predicted
+        .iter()
+        .map(|p| calibration.apply_point(*p))
+        .collect();
     let medians: Vec<f64> = predicted
         .iter()
         .map(|p| calibration.apply_point(*p).at(0.5))
@@ -299,6 +304,7 @@ pub fn train(
     };
     predictor.write(out)?;
     trials.write(out)?;
+    HeldOut::write(out, data.validation_ids(), &held)?;
     data.describe_words(Kind::Lexical, texts.len()).write(out)?;
     Ok(Chosen {
         choice: format!(
@@ -353,7 +359,7 @@ impl Lexical {
             return Err(file.damaged("holds vectors of different sizes"));
         }
         let (intercept, limit) = (file.settings.intercept, file.settings.limit);
-        if !intercept.is_finite() || !(limit >= 1.0) || features.shape_scale.contains(&0.0) {
+        if !intercept.is_finite() || limit < 1.0 || features.shape_scale.contains(&0.0) {
             return Err(file.damaged("holds numbers that make no sense"));
         }
         Ok(Lexical {

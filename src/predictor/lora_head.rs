@@ -7,58 +7,40 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::dataset::{Instance, Label};
-use crate::error::{Error, Result};
+use crate::dataset::Instance;
+use crate::error::Result;
 use crate::kernel::Team;
 use crate::kernel::backward::softmax;
 use crate::kernel::elementwise::rms_norm;
 use crate::lora::{Adapter, peft};
-use crate::model::capture::Capture;
 use crate::model::chat::fits;
-use crate::model::llama::{Chunk, Llama, Workspace};
+use crate::model::llama::Llama;
 use crate::model::{ChatModel, Checkpoint, ModelFiles};
 use crate::train::Training;
-use crate::train::length_head::{HeadLoss, HeadShape, LengthExamples, LengthHeadConfig, add_head};
+use crate::train::length_head::{
+    HeadLoss, HeadShape, LengthExamples, LengthHeadConfig, Target, add_head,
+};
 use crate::train::llama::{LEARNED_TOKENS, Options, TrainableLlama};
 
+use super::calibration::Calibration;
 use super::fitted_file::{self, FittedFile};
+use super::held_out::HeldOut;
 use super::len_token;
 use super::prediction::LEVELS;
+use super::states::{StateReader, StatesOf};
 use super::stored::Kind;
 use super::training::TrainingData;
 use super::tuning::{OnProgress, Tune, TuneOutcome, WATCHED, finish, run};
 use super::{Prediction, Predictor, Quantiles, Query};
 
 const FILE: &str = "length_head.safetensors";
-/// Prompt tokens run in one pass, and prompts.
-const PASS_TOKENS: usize = 512;
-const SLOTS: usize = 32;
-
-/// How a predicted distribution becomes one number, as the label asks.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum Reading {
-    Mean,
-    Quantile(f64),
-}
-
-impl Reading {
-    /// Of `samples` answers, the longest lies above the quantile 0.5^(1 / samples) as often as
-    /// below.
-    fn of(label: Label, samples: f64) -> Reading {
-        match label {
-            Label::Mean => Reading::Mean,
-            Label::Max => Reading::Quantile(0.5f64.powf(1.0 / samples.max(1.0))),
-            Label::Quantile(q) => Reading::Quantile(q),
-        }
-    }
-}
-
 /// What the folder says of its head.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct Stored {
     shape: HeadShape,
-    reading: Reading,
+    /// Blocks of the model that are run.
+    depth: usize,
+    calibration: Calibration,
     adapter: bool,
     learned_token: bool,
 }
@@ -76,7 +58,9 @@ pub fn train_lora_head(
     on_progress: OnProgress<'_>,
 ) -> Result<TuneOutcome> {
     head.validate()?;
-    let checkpoint = Checkpoint::load(tune.files)?;
+    let mut checkpoint = Checkpoint::load(tune.files)?;
+    let depth = head.depth.unwrap_or(checkpoint.config.num_hidden_layers);
+    checkpoint.truncate(depth)?;
     let shape_of = &checkpoint.config;
     let learned = kind == Kind::LenToken;
     let config = &tune.config;
@@ -110,6 +94,7 @@ pub fn train_lora_head(
         hidden: head.hidden,
         bins: head.bins,
         longest: all.fold(1.0, f64::max),
+        smoothing: head.smoothing,
         scale: 1.0 / size.max(1e-12).sqrt(),
     };
     let prompts = |of: &[Instance<'_>]| -> Result<Vec<Vec<u32>>> {
@@ -128,7 +113,10 @@ pub fn train_lora_head(
     let targets = |of: &[Instance<'_>]| -> Vec<Vec<f32>> {
         of.iter()
             .map(|i| match shape.loss {
-                HeadLoss::Distribution => shape.spread(&i.lengths()),
+                HeadLoss::Distribution => match head.target {
+                    Target::Label => shape.spread(&[i.label(data.label)]),
+                    Target::Samples => shape.spread(&i.lengths()),
+                },
                 HeadLoss::LogRegression => vec![i.label(data.label).max(1.0).ln() as f32],
             })
             .collect()
@@ -157,10 +145,10 @@ pub fn train_lora_head(
     let watched = examples(watched_prompts, targets(watched));
     let mut training = Training::new(model, config.clone())?;
     let outcome = run(tune, &mut training, &train, &watched, on_progress)?;
-    let samples: usize = data.train.iter().map(|i| i.samples.len()).sum();
-    let stored = Stored {
-        shape: shape.clone(),
-        reading: Reading::of(data.label, samples as f64 / data.train.len() as f64),
+    let mut stored = Stored {
+        shape,
+        depth,
+        calibration: Calibration::default(),
         adapter: has_adapter,
         learned_token: learned,
     };
@@ -173,7 +161,23 @@ pub fn train_lora_head(
     if has_adapter {
         peft::write(&training.model.adapter()?, tune.out)?;
     }
-    fitted_file::write(&tune.out.join(FILE), &stored, &tensors)?;
+    let path = tune.out.join(FILE);
+    fitted_file::write(&path, &stored, &tensors)?;
+    drop(training);
+    // Once more, calibrated on what the folder itself says of the validation instructions.
+    let tuned = LoraHead::read("", tune.out, tune.files, tune.team.clone())?;
+    let held = tuned.readings(
+        &data
+            .validation
+            .iter()
+            .map(|i| (i.instruction_id, i.instruction))
+            .collect::<Vec<_>>(),
+    )?;
+    let labels = data.validation_labels();
+    stored.calibration = Calibration::fit(&held, &labels, stored.shape.longest);
+    fitted_file::write(&path, &stored, &tensors)?;
+    let quantiles: Vec<Quantiles> = held.iter().map(|q| stored.calibration.apply(q)).collect();
+    HeldOut::write(tune.out, data.validation_ids(), &quantiles)?;
     finish(tune, data, kind)?;
     Ok(outcome)
 }
@@ -181,7 +185,7 @@ pub fn train_lora_head(
 /// A trained head on the model it was trained with.
 pub struct LoraHead {
     name: String,
-    chat: ChatModel,
+    reader: StateReader,
     stored: Stored,
     weights: Vec<f32>,
     norm: Vec<f32>,
@@ -197,6 +201,7 @@ impl LoraHead {
         let stored = file.settings.clone();
         let (weights, token) = (file.f32s("weights")?, file.f32s("learned_token")?);
         let mut checkpoint = Checkpoint::load(files)?;
+        checkpoint.truncate(stored.depth)?;
         let hidden = checkpoint.config.hidden_size;
         let shape = &stored.shape;
         let sane = shape.states == hidden
@@ -218,90 +223,46 @@ impl LoraHead {
         }
         let norm = checkpoint.f32_values("model.norm.weight")?;
         let llama = Llama::new(&checkpoint, team)?;
+        let token = llama.config().vocab_size as u32 - 1;
+        let suffix = Vec::from_iter(stored.learned_token.then_some(token));
+        let chat = Arc::new(ChatModel::with_llama(files, llama)?);
         Ok(LoraHead {
             name: name.to_string(),
-            chat: ChatModel::with_llama(files, llama)?,
+            reader: StateReader::with_suffix(chat, suffix)?,
             stored,
             weights,
             norm,
         })
     }
 
-    /// The last states of prompts, after all blocks: `[prompt][hidden]`.
-    fn states(&self, prompts: &[Vec<u32>]) -> Result<Vec<f32>> {
-        let llama = self.chat.llama();
-        let Some(first) = prompts.first() else {
-            return Ok(Vec::new());
+    /// What the head says of each instruction (id and text), not yet calibrated.
+    fn readings(&self, instructions: &[(&str, &str)]) -> Result<Vec<Quantiles>> {
+        let of = StatesOf {
+            last: vec![self.stored.depth],
+            mean: Vec::new(),
         };
-        // What all begin with is run once, in slot 0, but for the last token of each.
-        let shared = prompts
-            .iter()
-            .map(|p| {
-                let same = first.iter().zip(p).take_while(|(a, b)| a == b).count();
-                same.min(p.len() - 1)
-            })
-            .min()
-            .unwrap_or(0);
-        let longest = prompts.iter().map(Vec::len).max().unwrap_or(1);
-        let mut cache = llama.new_cache(SLOTS + 1, longest)?;
-        let mut workspace = Workspace::default();
-        if shared > 0 {
-            let chunk = Chunk {
-                slot: 0,
-                tokens: &first[..shared],
-                logits: false,
-            };
-            llama.forward(&[chunk], &mut cache, &mut workspace, None)?;
-        }
-        let (mut states, mut rest) = (Vec::new(), prompts);
-        while !rest.is_empty() {
-            let mut tokens = 0;
-            let fitting = rest.iter().take(SLOTS).take_while(|p| {
-                tokens += p.len() - shared;
-                tokens <= PASS_TOKENS
-            });
-            let (now, later) = rest.split_at(fitting.count().max(1));
-            let mut chunks = Vec::with_capacity(now.len());
-            for (index, prompt) in now.iter().enumerate() {
-                cache.copy_prefix(0, index + 1, shared);
-                chunks.push(Chunk {
-                    slot: index + 1,
-                    tokens: &prompt[shared..],
-                    logits: false,
-                });
-            }
-            let mut capture = Capture {
-                last: vec![llama.config().num_hidden_layers],
-                ..Capture::default()
-            };
-            llama.forward(&chunks, &mut cache, &mut workspace, Some(&mut capture))?;
-            states.append(&mut capture.states);
-            rest = later;
-        }
-        Ok(states)
+        let states = self.reader.read(instructions, &of, |_| ())?;
+        Ok(states
+            .chunks_exact(self.stored.shape.states)
+            .map(|state| self.read_out(state))
+            .collect())
     }
 
-    fn read_out(&self, state: &[f32]) -> Prediction {
+    fn read_out(&self, state: &[f32]) -> Quantiles {
         let shape = &self.stored.shape;
         let mut normed = vec![0.0; state.len()];
-        let eps = self.chat.config().rms_norm_eps;
+        let eps = self.reader.chat().config().rms_norm_eps;
         rms_norm(state, &self.norm, eps, &mut normed);
         let mut out = shape.forward(&self.weights, &normed, &mut Vec::new());
-        match shape.loss {
-            HeadLoss::LogRegression => Prediction::of(f64::from(out[0]).exp().clamp(1.0, 1e6)),
+        Quantiles::new(match shape.loss {
+            HeadLoss::LogRegression => {
+                [f64::from(out[0]).exp().clamp(1.0, shape.longest); LEVELS.len()]
+            }
             HeadLoss::Distribution => {
                 softmax(&mut out);
-                let tokens = match self.stored.reading {
-                    Reading::Mean => shape.mean(&out),
-                    Reading::Quantile(q) => shape.quantile(&out, q),
-                };
-                let quantiles = LEVELS.map(|level| shape.quantile(&out, level));
-                Prediction {
-                    quantiles: Some(Quantiles::new(quantiles)),
-                    ..Prediction::of(tokens.max(1.0))
-                }
+                LEVELS.map(|level| shape.quantile(&out, level))
             }
-        }
+        })
     }
 }
 
@@ -312,27 +273,14 @@ impl Predictor for LoraHead {
 
     fn predict(&self, queries: &[Query<'_>]) -> Result<Vec<Prediction>> {
         super::need_texts(&self.name, queries.iter().map(|q| q.instruction))?;
-        let learned = self.stored.learned_token;
-        let token = self.chat.config().vocab_size as u32 - 1;
-        let prompts = queries
+        let asked: Vec<(&str, &str)> = queries
             .iter()
-            .map(|q| {
-                let (id, text) = (q.instruction_id, q.instruction);
-                let mut prompt = self.chat.fitting_prompt(id, text, usize::from(learned))?;
-                prompt.extend(learned.then_some(token));
-                Ok(prompt)
-            })
-            .collect::<Result<Vec<_>>>()?;
-        if prompts.iter().any(Vec::is_empty) {
-            return Err(Error::Usage(
-                "the chat template renders an empty prompt".into(),
-            ));
-        }
-        let states = self.states(&prompts)?;
-        let width = self.stored.shape.states;
-        Ok(states
-            .chunks_exact(width)
-            .map(|s| self.read_out(s))
+            .map(|q| (q.instruction_id, q.instruction))
+            .collect();
+        let said = self.readings(&asked)?;
+        Ok(said
+            .iter()
+            .map(|q| Prediction::distributed(self.stored.calibration.apply(q)))
             .collect())
     }
 }

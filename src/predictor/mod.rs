@@ -3,6 +3,7 @@
 pub mod asked;
 pub mod baseline;
 pub mod calibration;
+pub mod decision;
 pub mod encoder;
 mod fitted_file;
 pub mod from_file;
@@ -194,7 +195,13 @@ impl Workshop {
             return Ok(Box::new(from_file::FromFile::read(spec, Path::new(path))?));
         }
         if spec.contains('/') || spec == "." || spec == ".." {
-            return self.stored(spec, training);
+            return match decision::split(spec)? {
+                (dir, None) => self.stored(dir, training),
+                (dir, Some(decision)) => {
+                    let inner = self.stored(dir, training)?;
+                    Ok(Box::new(decision::Decided::new(spec, inner, decision)))
+                }
+            };
         }
         Ok(match spec {
             "constant" => Box::new(baseline::Constant::new(training_median(training)?)),

@@ -9,6 +9,7 @@ use crate::error::{Error, Result};
 
 use super::calibration::Calibration;
 use super::fitted_file::{self, FittedFile, tensor};
+use super::held_out::HeldOut;
 use super::lexical::longest;
 use super::prediction::{LEVELS, Quantiles};
 use super::sparse_ridge::SparseRows;
@@ -227,6 +228,7 @@ pub fn train(
         .map(|near| weighted_quantiles(&known(near, choice.power, &everything)))
         .collect();
     let calibration = Calibration::fit(&spread, &held_labels, limit);
+    let held: Vec<Quantiles> = spread.iter().map(|q| calibration.apply(q)).collect();
     let index = match refit {
         true => {
             let (texts, labels) = data.for_final_fit(true);
@@ -246,6 +248,7 @@ pub fn train(
     );
     predictor.write(out)?;
     trials.write(out)?;
+    HeldOut::write(out, data.validation_ids(), &held)?;
     data.describe_words(Kind::Neighbour, kept).write(out)?;
     let middle = match choice.middle {
         Middle::Mean => "mean",

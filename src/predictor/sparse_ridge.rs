@@ -182,12 +182,12 @@ mod tests {
         let mut rows = SparseRows::new(d);
         let mut dense = DMatrix::<f64>::zeros(n, d);
         for at in 0..n {
-            let row: Vec<(u32, f32)> = (0..d as u32)
-                .filter_map(|c| {
-                    rng.random_bool(0.2)
-                        .then(|| (c, rng.random_range(0.0..1.0)))
-                })
-                .collect();
+            let mut row: Vec<(u32, f32)> = Vec::new();
+            for column in 0..d as u32 {
+                if rng.random_bool(0.2) {
+                    row.push((column, rng.random_range(0.0..1.0)));
+                }
+            }
             for (column, value) in &row {
                 dense[(at, *column as usize)] = f64::from(*value);
             }

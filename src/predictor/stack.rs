@@ -97,8 +97,7 @@ pub fn train(data: &TrainingData<'_>, members: &[PathBuf], out: &Path) -> Result
         calibration,
     };
     fitted_file::write(&out.join(FILE), &settings, &[])?;
-    let ids = data.validation.iter().map(|i| i.instruction_id);
-    HeldOut::write(out, ids, &quantiles)?;
+    HeldOut::write(out, data.validation_ids(), &quantiles)?;
     Description {
         model,
         ..data.describe_words(Kind::Stack, instructions)

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::model::ChatModel;
 use crate::model::capture::Capture;
 use crate::model::kv_cache::KvCache;
@@ -47,6 +47,8 @@ pub struct StateReader {
     chat: Arc<ChatModel>,
     /// The tokens that every prompt begins with.
     opening: Vec<u32>,
+    /// Tokens put after every prompt.
+    suffix: Vec<u32>,
     run: Mutex<Run>,
 }
 
@@ -61,10 +63,20 @@ impl StateReader {
     /// # Errors
     /// A chat template that cannot be rendered.
     pub fn new(chat: Arc<ChatModel>) -> Result<StateReader> {
+        StateReader::with_suffix(chat, Vec::new())
+    }
+
+    /// As [`StateReader::new`], with tokens put after every prompt: the last of them is then
+    /// the last token.
+    ///
+    /// # Errors
+    /// A chat template that cannot be rendered.
+    pub fn with_suffix(chat: Arc<ChatModel>, suffix: Vec<u32>) -> Result<StateReader> {
         let opening = opening(&chat)?;
         Ok(StateReader {
             chat,
             opening,
+            suffix,
             run: Mutex::default(),
         })
     }
@@ -87,10 +99,22 @@ impl StateReader {
     ) -> Result<Vec<f32>> {
         let prompts = instructions
             .iter()
-            .map(|(id, text)| self.chat.fitting_prompt(id, text, 0))
+            .map(|(id, text)| {
+                let mut prompt = self.chat.fitting_prompt(id, text, self.suffix.len())?;
+                prompt.extend_from_slice(&self.suffix);
+                match prompt.is_empty() {
+                    true => Err(Error::Usage(
+                        "the chat template renders an empty prompt".into(),
+                    )),
+                    false => Ok(prompt),
+                }
+            })
             .collect::<Result<Vec<_>>>()?;
         // Where a tokenizer merges the opening's end into an instruction, less of it is shared.
-        let openings: Vec<usize> = prompts.iter().map(|p| common(&self.opening, p)).collect();
+        let openings: Vec<usize> = prompts
+            .iter()
+            .map(|p| common(&self.opening, p).min(p.len() - 1))
+            .collect();
         let shared = openings.iter().copied().min().unwrap_or(0);
         let longest = prompts.iter().map(Vec::len).max().unwrap_or(1);
         let mut run = self.run.lock().unwrap_or_else(PoisonError::into_inner);

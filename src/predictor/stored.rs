@@ -56,6 +56,12 @@ pub struct Description {
     /// Median training label: predicted where the model's answer holds no number.
     pub training_median: f64,
     pub tool_version: String,
+    /// The model whose lengths the dataset holds, where it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dataset_model: Option<String>,
+    /// Wall time of the training; of a resumed one, of its last part.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub training_s: Option<f64>,
 }
 
 impl Description {
@@ -87,6 +93,23 @@ impl Description {
         serde_json::from_str(&text)
             .map(Some)
             .map_err(|e| Error::malformed(&path, format!("is damaged ({e}): train again")))
+    }
+
+    /// Adds to the description in `dir`, if there is one, whose lengths were trained on and how
+    /// long that took.
+    ///
+    /// # Errors
+    /// If the folder cannot be read or written.
+    pub fn complete(dir: &Path, dataset_model: &str, training_s: f64) -> Result<()> {
+        match Description::read(dir)? {
+            Some(known) => Description {
+                dataset_model: Some(dataset_model.to_string()).filter(|m| !m.is_empty()),
+                training_s: Some(training_s),
+                ..known
+            }
+            .write(dir),
+            None => Ok(()),
+        }
     }
 
     /// # Errors

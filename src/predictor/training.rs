@@ -85,6 +85,11 @@ impl<'d> TrainingData<'d> {
         self.validation.iter().map(|i| i.instruction).collect()
     }
 
+    /// The ids of the validation instructions.
+    pub fn validation_ids(&self) -> impl Iterator<Item = &'d str> + '_ {
+        self.validation.iter().map(|i| i.instruction_id)
+    }
+
     /// The labels of the validation instructions, tokens.
     pub fn validation_labels(&self) -> Vec<f64> {
         self.labels(&self.validation)
@@ -113,6 +118,8 @@ impl<'d> TrainingData<'d> {
             training_instructions: instructions,
             training_median: median(&self.labels(&self.train)),
             tool_version: env!("CARGO_PKG_VERSION").into(),
+            dataset_model: None,
+            training_s: None,
         }
     }
 

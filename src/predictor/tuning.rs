@@ -22,7 +22,7 @@ use super::training::TrainingData;
 /// Targets of instruction tuning are rounded up to multiples of this (paper, section 3.2).
 const TARGET_CELL: f64 = 50.0;
 /// Validation instructions whose loss is watched.
-pub(super) const WATCHED: usize = 64;
+pub(super) const WATCHED: usize = 256;
 /// The run's checkpoint in its folder.
 pub const CHECKPOINT: &str = "checkpoint.safetensors";
 

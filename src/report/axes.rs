@@ -79,6 +79,33 @@ impl Axis {
 }
 
 impl Axis {
+    /// A logarithmic axis over about `low..=high`: its places are the log10 of the values, and
+    /// its ticks say the values themselves.
+    pub fn log10(low: f64, high: f64, title: impl Into<String>) -> Axis {
+        let sane = |value: f64| match value.is_finite() {
+            true => value.clamp(1e-9, 1e12),
+            false => 1.0,
+        };
+        let low = sane(low).log10();
+        let high = sane(high).log10().max(low + 0.1);
+        let factors: &[f64] = match high - low > 2.5 {
+            true => &[1.0],
+            false => &[1.0, 2.0, 5.0],
+        };
+        let powers = low.floor() as i32..=high.ceil() as i32;
+        let values = powers.flat_map(|power| factors.iter().map(move |f| f * 10f64.powi(power)));
+        let ticks = values
+            .map(|value| (value.log10(), tick_label(value, value)))
+            .filter(|(place, _)| (low - 1e-9..=high + 1e-9).contains(place))
+            .collect();
+        Axis {
+            low,
+            high,
+            ticks,
+            title: title.into(),
+        }
+    }
+
     /// Drops ticks until the labels of the others fit side by side into `room`.
     pub fn thinned(mut self, room: f64) -> Axis {
         let widest = self.ticks.iter().map(|(_, text)| text_width(text, SMALL));
@@ -117,12 +144,24 @@ pub const BELOW: f64 = 84.0;
 
 impl Frame {
     /// Draws grid lines, tick labels and titles from `top` down to the canvas' lower margin,
-    /// and returns the area inside. The vertical axis' title stands level above its axis,
-    /// where it reads without turning the head. `strip` is room kept free between the two,
+    /// and returns the area inside. `strip` is room kept free below the vertical axis' title,
     /// `right` room kept free at the right.
     pub fn draw(
         canvas: &mut Canvas,
         top: f64,
+        (strip, right): (f64, f64),
+        x: Axis,
+        y: Axis,
+    ) -> Frame {
+        let bottom = canvas.height() - MARGIN / 2.0;
+        Frame::between(canvas, (top, bottom), (strip, right), x, y)
+    }
+
+    /// As [`Frame::draw`], down to `bottom` only: one of several above each other. The vertical
+    /// axis' title stands level above its axis, where it reads without turning the head.
+    pub fn between(
+        canvas: &mut Canvas,
+        (top, bottom): (f64, f64),
         (strip, right): (f64, f64),
         x: Axis,
         y: Axis,
@@ -134,7 +173,7 @@ impl Frame {
             left,
             top: top + 46.0 + strip,
             right,
-            bottom: canvas.height() - BELOW - MARGIN / 2.0,
+            bottom: bottom - BELOW,
             x: x.thinned(right - left),
             y,
         };
@@ -219,10 +258,23 @@ mod tests {
     }
 
     #[test]
+    fn logarithmic_ticks_say_the_values() {
+        let texts = |axis: Axis| -> Vec<String> { axis.ticks.into_iter().map(|t| t.1).collect() };
+        let wide = Axis::log10(0.001, 100.0, "");
+        assert_eq!(wide.ticks[3].0, 0.0);
+        assert_eq!(texts(wide), ["0.001", "0.01", "0.1", "1", "10", "100"]);
+        let narrow = Axis::log10(900.0, 10_000.0, "");
+        assert_eq!(texts(narrow), ["1,000", "2,000", "5,000", "10,000"]);
+    }
+
+    #[test]
     fn odd_ranges_do_not_loop_or_panic() {
         for high in [0.0, -1.0, f64::NAN, f64::INFINITY, 1e-12] {
             let axis = Axis::from_zero(high, 5, "");
             assert!(axis.ticks.len() < 100);
+            let axis = Axis::log10(high, high, "");
+            assert!(axis.ticks.len() < 100 && axis.high > axis.low);
+            assert!(Axis::log10(high, 10.0, "").ticks.len() < 100);
         }
     }
 }

@@ -25,8 +25,8 @@ pub struct ReportData {
     pub notes: Vec<String>,
 }
 
-/// The metrics as the page explains them.
-const DEFINITIONS: &[(&str, &str)] = &[
+/// The metrics of an experiment's run as the page explains them.
+const OF_RUNS: &[(&str, &str)] = &[
     (
         "Samples per second (throughput)",
         "Requests answered, divided by the whole time of the run. The time that the length \
@@ -69,6 +69,20 @@ const DEFINITIONS: &[(&str, &str)] = &[
          greedy decoding. A schedule may change when an answer comes, never the answer.",
     ),
     (
+        "Intervals",
+        "Numbers in brackets are 95 % intervals over the seeds (Student's t). A single seed \
+         has none.",
+    ),
+    (
+        "Measured and simulated",
+        "Measured: a model generated every token on the named device. Simulated: recorded \
+         lengths were replayed, and the times are those of a step-time model.",
+    ),
+];
+
+/// The metrics of predictors.
+const OF_PREDICTORS: &[(&str, &str)] = &[
+    (
         "Error, Acc-50, Acc-100",
         "Of a length predictor: the mean distance in tokens between prediction and label, \
          and the share of predictions at most 50 or 100 tokens off.",
@@ -79,15 +93,38 @@ const DEFINITIONS: &[(&str, &str)] = &[
          can be expected to pass the ceiling, which is how well other samples of the same \
          instruction foretell a sample.",
     ),
+];
+
+/// What only the page of an evaluation has.
+const OF_EVALUATIONS: &[(&str, &str)] = &[
     (
-        "Intervals",
-        "Numbers in brackets are 95 % intervals over the seeds (Student's t). A single seed \
-         has none.",
+        "Bias, under-estimated",
+        "Mean of prediction minus label in tokens, and the share predicted too short.",
     ),
     (
-        "Measured and simulated",
-        "Measured: a model generated every token on the named device. Simulated: recorded \
-         lengths were replayed, and the times are those of a step-time model.",
+        "Tau, Spearman",
+        "Rank correlations (Kendall's tau-b, Spearman's rho) of predictions and labels: whether \
+         the longer answer is foreseen as the longer. They alone judge a predictor on lengths of \
+         another model than it was trained on, whose scale differs.",
+    ),
+    (
+        "Pinball loss",
+        "Of quantiles: tokens too low times the level, too high times one minus the level; mean \
+         over 21 levels. Lower is better: true quantiles that are also narrow.",
+    ),
+    (
+        "90 % holds for",
+        "The share of labels at or below the predicted 0.9-quantile: 90 % where it is true.",
+    ),
+    (
+        "Ms each, ms alone",
+        "Wall time of all predictions asked for at once, divided by their number; and the median \
+         of one asked for alone.",
+    ),
+    (
+        "Brackets and ±",
+        "Brackets: 95 % bootstrap intervals over instructions. ±: standard deviation over \
+         predictors that differ only in the seed of their training.",
     ),
 ];
 
@@ -122,6 +159,10 @@ pub fn render(data: &ReportData) -> Result<String> {
             Ok(context! { caption => caption, svg => svg })
         })
         .collect::<Result<Vec<_>>>()?;
+    let definitions = match data.summary {
+        Some(_) => [OF_RUNS, OF_PREDICTORS].concat(),
+        None => [OF_PREDICTORS, OF_EVALUATIONS].concat(),
+    };
     let created = data.summary.as_ref().map(|s| s.created.clone());
     let simulated = data
         .summary
@@ -139,7 +180,7 @@ pub fn render(data: &ReportData) -> Result<String> {
             notes => data.notes.clone(),
             config => data.config_toml.trim(),
             environment => environment_rows(&data.environment_json),
-            definitions => DEFINITIONS.to_vec(),
+            definitions => definitions,
             version => env!("CARGO_PKG_VERSION"),
         })
         .map_err(failed)

@@ -10,10 +10,12 @@
 //!   every figure is drawn on, rendered to SVG and PNG alike; [`axes`] scales and ticks.
 //! * [`figures`] has a function a figure; [`tables`] the same numbers as text, Markdown, CSV.
 //! * [`html`] renders `report.html`; [`run_dir`] writes and reads a run's folder;
-//!   [`redraw`] redraws everything of a run from its data alone.
+//!   [`redraw`] redraws everything of a run from its data alone; [`evaluation`] does both for
+//!   the folder of an evaluation of predictors.
 
 pub mod axes;
 pub mod canvas;
+pub mod evaluation;
 pub mod figures;
 pub mod html;
 pub mod redraw;
@@ -27,6 +29,7 @@ mod records;
 #[cfg(test)]
 mod samples;
 
+pub use evaluation::{draw_evaluation, is_evaluation, write_evaluation};
 pub use html::{ReportData, render};
 pub use redraw::draw_run;
 pub use run_dir::{RunData, RunDirectory, read_run};

@@ -92,7 +92,8 @@ fn identity<'a>(runs: impl Iterator<Item = &'a ArmRun> + Clone) -> Vec<Column> {
     ]
 }
 
-fn write(path: &Path, columns: Vec<Column>) -> Result<()> {
+/// Writes columns of equal height as one Parquet file.
+pub(super) fn write(path: &Path, columns: Vec<Column>) -> Result<()> {
     let failed = |e: PolarsError| Error::io(path, std::io::Error::other(e.to_string()));
     let mut frame = DataFrame::new_infer_height(columns).map_err(failed)?;
     let file = aside(path, "")?;

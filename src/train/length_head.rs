@@ -21,7 +21,7 @@ use super::parameters::Parameters;
 #[serde(rename_all = "kebab-case")]
 pub enum HeadLoss {
     /// A softmax over bins of length, spaced evenly in the square root; learned by
-    /// cross-entropy against all of an instruction's samples.
+    /// cross-entropy against an instruction's label or all of its samples.
     Distribution,
     /// The logarithm of the label; learned by squared error.
     LogRegression,
@@ -37,7 +37,25 @@ pub struct LengthHeadConfig {
     /// Units between state and output; 0 for a linear head.
     pub hidden: usize,
     pub bins: usize,
+    /// Width of the bell about a length, in the square root of tokens.
+    pub smoothing: f64,
+    /// Blocks of the model that are run; by default all. The head then reads the state after
+    /// the last of these.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub depth: Option<usize>,
+    /// Whether the label is learnt, or all samples.
+    pub target: Target,
     pub learning_rate: f64,
+}
+
+/// Which lengths of an instruction are learnt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Target {
+    /// Its label: what is said is the distribution of the label.
+    Label,
+    /// Every one of its samples: what is said is the distribution of one answer.
+    Samples,
 }
 
 impl Default for LengthHeadConfig {
@@ -46,6 +64,9 @@ impl Default for LengthHeadConfig {
             loss: None,
             hidden: 0,
             bins: 40,
+            smoothing: 1.0,
+            depth: None,
+            target: Target::Label,
             learning_rate: 1e-3,
         }
     }
@@ -58,11 +79,13 @@ impl LengthHeadConfig {
         let rate = self.learning_rate;
         if !(2..=1000).contains(&self.bins)
             || self.hidden > 1 << 14
+            || self.depth == Some(0)
+            || !(self.smoothing > 0.0 && self.smoothing.is_finite())
             || !(rate > 0.0 && rate.is_finite())
         {
             return Err(Error::Usage(
-                "a head needs 2 to 1000 bins, at most 16384 hidden units and a learning rate \
-                 above 0"
+                "a head needs 2 to 1000 bins, at most 16384 hidden units, a depth of at \
+                 least 1, and smoothing and learning rate above 0"
                     .into(),
             ));
         }
@@ -80,6 +103,8 @@ pub struct HeadShape {
     pub bins: usize,
     /// The end of the last bin, tokens.
     pub longest: f64,
+    /// Width of the bell about a length, in the square root of tokens.
+    pub smoothing: f64,
     /// States are multiplied by this: the inverse of their usual size.
     pub scale: f32,
 }
@@ -189,26 +214,20 @@ impl HeadShape {
         self.longest.sqrt() / self.bins as f64
     }
 
-    /// What the bins should say of an instruction: each sample spread over its neighbourhood
-    /// by a Gaussian of one bin's width.
+    /// What the bins should say of an instruction: each length spread over its neighbourhood
+    /// by a Gaussian.
     pub fn spread(&self, lengths: &[f64]) -> Vec<f32> {
         let mut bins = vec![0.0; self.bins];
         for length in lengths {
             let place = (length.max(0.0).sqrt() / self.bin()).min(self.bins as f64 - 0.5);
-            let near = |k: usize| (-0.5 * (k as f64 + 0.5 - place).powi(2)).exp();
+            let width = self.smoothing / self.bin();
+            let near = |k: usize| (-0.5 * ((k as f64 + 0.5 - place) / width).powi(2)).exp();
             let total: f64 = (0..self.bins).map(near).sum();
             for (k, bin) in bins.iter_mut().enumerate() {
                 *bin += near(k) / total / lengths.len() as f64;
             }
         }
         bins.into_iter().map(|b| b as f32).collect()
-    }
-
-    /// The mean of a distribution over the bins, tokens.
-    pub fn mean(&self, probabilities: &[f32]) -> f64 {
-        let middle = |k: usize| ((k as f64 + 0.5) * self.bin()).powi(2);
-        let parts = probabilities.iter().enumerate();
-        parts.map(|(k, p)| f64::from(*p) * middle(k)).sum()
     }
 
     /// Where a distribution over the bins reaches `level`, tokens: linear inside a bin.

@@ -83,6 +83,31 @@ fn a_chat_template_may_be_chosen_by_name_or_file() {
     let out = succeed(lenaware(dir.path()).args(predict.split_whitespace()));
     assert_eq!(out.lines().count(), 2);
 
+    // A trained predictor is asked in the template it was trained with.
+    let train = "finetune --predictor ridge --model tiny --chat-template llama-2 --limit 12 \
+                 --out ridge";
+    succeed(lenaware(dir.path()).args(train.split_whitespace()));
+    assert!(read(dir.path().join("ridge/predictor.json")).contains("llama-2"));
+    let predict = |flags: &str| {
+        let command = "predict --predictor ./ridge --instructions in.jsonl --model tiny";
+        let mut process = lenaware(dir.path());
+        process
+            .args(command.split(' '))
+            .args(flags.split_whitespace());
+        succeed(&mut process)
+    };
+    assert_eq!(predict(""), predict("--chat-template llama-2"));
+    assert_ne!(predict(""), predict("--chat-template mine.jinja"));
+    // Told to say in advance how long it will be, so small a model says anything at all.
+    let pia = "predict --predictor pia --instructions in.jsonl --model tiny --chat-template \
+               llama-2";
+    let out = succeed(lenaware(dir.path()).args(pia.split_whitespace()));
+    for line in out.lines() {
+        let line: serde_json::Value = serde_json::from_str(line).unwrap();
+        assert!(line["predicted_tokens"].as_f64().unwrap() >= 1.0, "{line}");
+    }
+    assert_eq!(out.lines().count(), 2);
+
     let none = "--chat-template";
     for (command, code, parts) in [
         (

@@ -230,7 +230,7 @@ fn mistakes_are_named_and_nothing_is_left() {
 }
 
 /// Files that are no part of the project, beside it on machines that have them.
-fn real(name: &str) -> Option<PathBuf> {
+pub fn real(name: &str) -> Option<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let places = [root.join("../shared/data"), root.join("../../shared/data")];
     places.iter().map(|p| p.join(name)).find(|p| p.exists())

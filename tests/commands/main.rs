@@ -9,6 +9,7 @@ mod build_dataset;
 mod chat_server;
 mod describe;
 mod endpoint;
+mod evaluation;
 mod experiment;
 mod faults;
 mod import;
@@ -18,6 +19,7 @@ mod no_model;
 mod readme;
 mod tiny_model;
 mod tune;
+mod words;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

@@ -1,7 +1,8 @@
-//! Tests on the real SmolLM2-135M. They need the model (from the cache, by pip or from the
-//! hub) and fail, not skip, where it cannot be had.
+//! Tests on the real SmolLM2-135M and MiniLM. They need the models (from the cache, by pip or
+//! from the hub) and fail, not skip, where they cannot be had.
 
 mod golden;
+mod minilm;
 
 use std::sync::OnceLock;
 

@@ -17,10 +17,11 @@ use crate::dataset::embedded;
 use crate::error::{Error, Result};
 use crate::model::{ChatModel, resolve};
 use crate::persist;
-use crate::predictor::head::{Objective, Target};
-use crate::predictor::stored::Kind;
+use crate::predictor::head::Objective;
+use crate::predictor::stored::{Description, Kind};
 use crate::predictor::training::TrainingData;
 use crate::train::Dtype;
+use crate::train::length_head::Target;
 
 pub use lora::tune;
 use settings::{Settings, Trainable};
@@ -92,7 +93,7 @@ pub struct Arguments {
     /// What a head learns to say [default: bins; regression for pooling-mlp]
     #[arg(long)]
     objective: Option<Objective>,
-    /// The lengths a head learns: the label, or every sample [default: label]
+    /// The lengths a head learns (lora-head's too): the label, or every sample [default: label]
     #[arg(long)]
     target: Option<Target>,
     /// Networks that a head averages [default: 4; 1 for pooling-mlp]
@@ -126,6 +127,9 @@ pub struct Arguments {
     /// Units between state and output, 0 for none (lora-head, len-token) [default: 0]
     #[arg(long, value_name = "N")]
     tuned_head_hidden: Option<usize>,
+    /// Run only the first N blocks of the model (lora-head, len-token) [default: all]
+    #[arg(long, value_name = "N")]
+    depth: Option<usize>,
     /// Learning rate of the head (lora-head, len-token) [default: 0.001]
     #[arg(long, value_name = "RATE")]
     head_learning_rate: Option<f64>,
@@ -165,6 +169,7 @@ pub fn run(global: &Global, arguments: &Arguments) -> Result<()> {
             out.display()
         )));
     }
+    let started = Instant::now();
     let dataset = embedded::open(&settings.dataset)?;
     let name = settings.dataset.display().to_string();
     let mut data = TrainingData::of(&name, &dataset, label)?;
@@ -206,6 +211,10 @@ pub fn run(global: &Global, arguments: &Arguments) -> Result<()> {
             Ok(())
         }
     };
+    if outcome.is_ok() {
+        let took = started.elapsed().as_secs_f64();
+        Description::complete(&out, &dataset.provenance.model, took)?;
+    }
     // Beside what was trained or is to be continued, and nowhere else.
     if matches!(outcome, Ok(()) | Err(Error::Interrupted(_))) {
         persist::write(&out.join("config.toml"), text.as_bytes())?;

@@ -125,6 +125,8 @@ impl Settings {
             members => members,
             objective => head.objective,
             target => head.target,
+            target => tuned_head.target,
+            depth => tuned_head.depth,
             heads => head.members,
             hidden => head.recipe.hidden,
             ngrams => terms.ngrams,

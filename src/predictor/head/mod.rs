@@ -30,7 +30,7 @@ pub use bins::LengthBins;
 pub use isotonic::Isotonic;
 pub use network::{Network, Recipe};
 pub use objective::{Objective, Reading, Targets};
-pub use train::{HeadConfig, HeadSource, Target, train_head};
+pub use train::{HeadConfig, HeadSource, train_head};
 
 const FILE: &str = "head.safetensors";
 /// Standardised features are cut here: single outliers of a state say little.

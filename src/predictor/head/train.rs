@@ -20,16 +20,7 @@ use crate::predictor::states_cache::StatesCache;
 use crate::predictor::stored::Kind;
 use crate::predictor::training::TrainingData;
 use crate::predictor::trials::{Chosen, mean_absolute_error};
-
-/// Which lengths of an instruction are learnt.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "kebab-case")]
-pub enum Target {
-    /// Its label: what is said is the distribution of the label.
-    Label,
-    /// Every one of its samples: what is said is the distribution of one answer.
-    Samples,
-}
+use crate::train::length_head::Target;
 
 /// How a head is built and trained.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -207,8 +198,7 @@ pub fn train_head(
         fit = learner.fit(&states, &lengths, width)?.with(settings);
     }
     fit.write(out)?;
-    let ids = data.validation.iter().map(|i| i.instruction_id);
-    HeldOut::write(out, ids, &quantiles)?;
+    HeldOut::write(out, data.validation_ids(), &quantiles)?;
     let instructions = if refit { instances.len() } else { trained };
     data.describe(kind, source.files, instructions)?
         .write(out)?;

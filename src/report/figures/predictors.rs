@@ -55,19 +55,8 @@ pub(super) const SCATTER: (f64, f64) = (1040.0, 1104.0);
 
 pub(super) fn scatter(canvas: &mut Canvas, name: &str, pairs: &[(f64, f64)]) {
     let count = pairs.len() as f64;
-    let within = |k: f64| {
-        let hits = pairs.iter().filter(|p| (p.0 - p.1).abs() <= k).count();
-        grouped(100.0 * hits as f64 / count, 1)
-    };
-    let error = pairs.iter().map(|p| (p.0 - p.1).abs()).sum::<f64>() / count;
     let (drawn, step) = thinned(pairs, 2000);
-    let mut subtitle = format!(
-        "{} instructions. Error {} tokens, Acc-50 {} %, Acc-100 {} %",
-        grouped(count, 0),
-        number(error),
-        within(50.0),
-        within(100.0)
-    );
+    let mut subtitle = accuracy(pairs);
     if step > 1 {
         subtitle.push_str(&format!("; every {step}th is drawn"));
     }
@@ -104,6 +93,23 @@ pub(super) fn scatter(canvas: &mut Canvas, name: &str, pairs: &[(f64, f64)]) {
             canvas.text_beside(at, format!("±{k}"), SMALL, MUTED, Anchor::Start);
         }
     }
+}
+
+/// The accuracy of pairs of label and prediction, as a subtitle.
+pub(super) fn accuracy(pairs: &[(f64, f64)]) -> String {
+    let count = pairs.len() as f64;
+    let within = |k: f64| {
+        let hits = pairs.iter().filter(|p| (p.0 - p.1).abs() <= k).count();
+        grouped(100.0 * hits as f64 / count, 1)
+    };
+    let error = pairs.iter().map(|p| (p.0 - p.1).abs()).sum::<f64>() / count;
+    format!(
+        "{} instructions. Error {} tokens, Acc-50 {} %, Acc-100 {} %",
+        grouped(count, 0),
+        number(error),
+        within(50.0),
+        within(100.0)
+    )
 }
 
 /// The corners of the band of `k` tokens around the diagonal, inside the frame.

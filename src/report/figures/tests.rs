@@ -12,12 +12,12 @@ use crate::evaluate::summary::{BatchRecord, Measure};
 use crate::report::samples::{self, generator};
 use crate::report::style::WIDTH;
 
-struct Folder {
+pub(super) struct Folder {
     path: PathBuf,
     _temporary: Option<tempfile::TempDir>,
 }
 
-fn folder() -> Folder {
+pub(super) fn folder() -> Folder {
     match std::env::var_os("LENAWARE_FIGURES") {
         Some(path) => Folder {
             path: path.into(),
@@ -34,7 +34,7 @@ fn folder() -> Folder {
 }
 
 impl Folder {
-    fn check(&self, name: &str, write: impl FnOnce(&std::path::Path)) {
+    pub(super) fn check(&self, name: &str, write: impl FnOnce(&std::path::Path)) {
         let stem = self.path.join(name);
         write(&stem);
         let svg = std::fs::read_to_string(stem.with_extension("svg")).unwrap();
@@ -44,7 +44,7 @@ impl Folder {
     }
 }
 
-fn assert_tidy(height: f64, drawing: impl FnOnce(&mut Canvas)) {
+pub(super) fn assert_tidy(height: f64, drawing: impl FnOnce(&mut Canvas)) {
     let mut canvas = Canvas::new(WIDTH, height);
     drawing(&mut canvas);
     let faults = canvas.layout_faults();
@@ -65,7 +65,7 @@ fn spreads(count: usize) -> Vec<(f64, f64, f64)> {
     list
 }
 
-fn pairs(count: usize) -> (Vec<f64>, Vec<f64>) {
+pub(super) fn pairs(count: usize) -> (Vec<f64>, Vec<f64>) {
     let mut rng = generator();
     let labels: Vec<f64> = (0..count)
         .map(|_| f64::from(samples::length(&mut rng)))
