@@ -56,6 +56,7 @@ instantiate! {
 }
 
 /// Plain Rust that the compiler turns into the vectors of each instruction set.
+#[allow(clippy::extra_unused_type_parameters)]
 #[inline(always)]
 unsafe fn drop_kernel<L: Lane>(x: *mut f32, n: usize, key: u32, threshold: u32, keep: f32) {
     // SAFETY: the caller promises n floats.
