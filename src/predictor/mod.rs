@@ -150,7 +150,11 @@ impl Workshop {
         }
     }
 
-    fn files(&self) -> Result<ModelFiles> {
+    /// The model's files.
+    ///
+    /// # Errors
+    /// If they cannot be had.
+    pub fn files(&self) -> Result<ModelFiles> {
         let files = resolve(&self.model, self.show_progress, self.offline)?;
         Ok(files.with_chat_template(self.chat_template.clone()))
     }
