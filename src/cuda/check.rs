@@ -23,8 +23,8 @@ pub struct Agreement {
     pub max_error: f64,
     /// Share of rows whose largest logit is the same token.
     pub same_token: f64,
-    /// The largest distance of a row computed in a batch from the same row computed alone, both
-    /// on the card.
+    /// The largest distance of a row computed in a batch from the same row computed alone and in
+    /// batches of other sizes, all on the card.
     pub batch_error: f64,
 }
 
@@ -97,13 +97,23 @@ pub fn agreement(
         }
     }
     drop(on_card);
-    for (row, sequence) in sequences.iter().enumerate() {
-        let mut run = Run::new(&card, 1, capacity)?;
-        let prompt = sequence.len() - STEPS - 1;
+    // Rows alone, and in batches of every size that products have a way of their own for.
+    let together = [6, 27, 40].map(|count| (0..count).map(|i| i % rows).collect::<Vec<usize>>());
+    for members in (0..rows).map(|row| vec![row]).chain(together) {
+        let mut run = Run::new(&card, members.len(), capacity)?;
         for (step, logits) in batched.iter().enumerate() {
-            let from = if step == 0 { 0 } else { prompt + step - 1 };
-            let single = run.step(&[&sequence[from..prompt + step]])?;
-            alone.push(distance(&single, &logits[row * vocab..(row + 1) * vocab]));
+            let new: Vec<&[u32]> = members
+                .iter()
+                .map(|&row| {
+                    let prompt = sequences[row].len() - STEPS - 1;
+                    let from = if step == 0 { 0 } else { prompt + step - 1 };
+                    &sequences[row][from..prompt + step]
+                })
+                .collect();
+            let found = run.step(&new)?;
+            for (found, row) in found.chunks(vocab).zip(&members) {
+                alone.push(distance(found, &logits[row * vocab..(row + 1) * vocab]));
+            }
         }
     }
     Ok(Agreement {
