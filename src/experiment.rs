@@ -7,17 +7,20 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Instant;
 
 use crate::config::{Arm, ExecutorKind, Experiment, Served};
 use crate::dataset::{LengthDataset, embedded};
+use crate::engine::{Model, Place};
 use crate::error::{Error, Result};
 use crate::evaluate::accounting::summarise_arm;
 use crate::evaluate::summary::{ArmRun, ExecutorSummary, Summary};
 use crate::execute::{Executor, LiveExecutor, LiveRequest, ReplayExecutor, StepTimeModel, run_arm};
-use crate::model::ChatModel;
+use crate::model::{ChatModel, Checkpoint, Precision};
 use crate::predictor::{Query, Workshop, training_lengths};
 use crate::provenance::environment;
+use crate::report::wording::FORCED;
 use crate::report::{RunDirectory, draw_run};
 use crate::schedule::{Batching, MicroBatch, Scheduling, arrival_order};
 
@@ -34,6 +37,8 @@ pub struct Progress<'a> {
 
 /// How a run is to be begun.
 pub struct RunOptions<'a> {
+    /// Where live runs compute, if the experiment does not say.
+    pub place: Place,
     /// `results/`, or wherever runs are kept.
     pub root: &'a Path,
     /// Go on with the latest run of the same experiment, if it is unfinished.
@@ -58,7 +63,7 @@ pub fn run(experiment: &Experiment, workshop: &Workshop, options: &RunOptions<'_
     let dataset = embedded::open(Path::new(&experiment.workload.dataset))?;
     let workload = Workload::of(experiment, &dataset)?;
     let queries = Queries::of(experiment, &dataset, workshop)?;
-    let stage = Stage::of(experiment, &workload, workshop)?;
+    let stage = Stage::of(experiment, &workload, workshop, options.place)?;
     let config = experiment.to_toml()?;
     stage.warm_up(experiment)?;
     let directory = open_directory(experiment, &config, options)?;
@@ -143,8 +148,10 @@ fn open_directory(
 /// Where arms are run.
 enum Stage {
     Live {
-        chat: std::sync::Arc<ChatModel>,
+        model: LiveModel,
         requests: Vec<LiveRequest>,
+        /// Whether responses are as long as recorded, whatever is drawn.
+        forced: bool,
     },
     Replay {
         prompt_tokens: Vec<usize>,
@@ -152,27 +159,79 @@ enum Stage {
     },
 }
 
+/// The model of a live run: with its text side on the CPU, or wherever it computes.
+enum LiveModel {
+    Chat(Arc<ChatModel>),
+    Placed(Box<dyn Model>),
+}
+
+impl LiveModel {
+    fn get(&self) -> &dyn Model {
+        match self {
+            LiveModel::Chat(chat) => chat.llama(),
+            LiveModel::Placed(model) => model.as_ref(),
+        }
+    }
+}
+
 impl Stage {
-    fn of(experiment: &Experiment, workload: &Workload<'_>, workshop: &Workshop) -> Result<Stage> {
-        Ok(match experiment.executor.kind {
-            ExecutorKind::Live => {
-                let chat = workshop.chat()?;
-                let most = experiment.arms.iter().map(|a| a.schedule.max_new_tokens);
-                let requests = workload
-                    .live_requests(&chat, most.max().unwrap_or(0))
-                    .map_err(|e| e.from_file(&experiment.workload.dataset))?;
-                Stage::Live { chat, requests }
+    fn of(
+        experiment: &Experiment,
+        workload: &Workload<'_>,
+        workshop: &Workshop,
+        place: Place,
+    ) -> Result<Stage> {
+        let executor = &experiment.executor;
+        let most = experiment.arms.iter().map(|a| a.schedule.max_new_tokens);
+        let most = most.max().unwrap_or(0);
+        let place = match &executor.device {
+            Some(device) => Place::parse(device)?,
+            None => place,
+        };
+        Ok(match (executor.kind, &executor.random_weights) {
+            (ExecutorKind::LiveForced, Some(shape)) => {
+                let team = workshop.team().clone();
+                let model = place.put_random(shape, 42, Precision::F32, team)?;
+                let requests = workload.filler_requests(model.config(), most)?;
+                Stage::Live {
+                    model: LiveModel::Placed(model),
+                    requests,
+                    forced: true,
+                }
             }
-            ExecutorKind::Replay => Stage::Replay {
+            (ExecutorKind::Live | ExecutorKind::LiveForced, _) => {
+                let forced = executor.kind == ExecutorKind::LiveForced;
+                let chat = workshop.chat()?;
+                let requests = workload
+                    .live_requests(&chat, most, forced)
+                    .map_err(|e| e.from_file(&experiment.workload.dataset))?;
+                let model = match place {
+                    Place::Cpu => LiveModel::Chat(chat),
+                    Place::Cuda(_) => {
+                        let checkpoint = Checkpoint::load(&workshop.files()?)?;
+                        let team = workshop.team().clone();
+                        LiveModel::Placed(place.put(&checkpoint, Precision::F32, team)?)
+                    }
+                };
+                Stage::Live {
+                    model,
+                    requests,
+                    forced,
+                }
+            }
+            (ExecutorKind::Replay, _) => Stage::Replay {
                 prompt_tokens: workload.prompt_tokens(),
-                step_time: StepTimeModel::load(&experiment.executor.step_time)?,
+                step_time: StepTimeModel::load(&executor.step_time)?,
             },
         })
     }
 
     /// Touches the weights and wakes the threads, so that the first arm does not pay for it.
     fn warm_up(&self, experiment: &Experiment) -> Result<()> {
-        let Stage::Live { chat, requests } = self else {
+        let Stage::Live {
+            model, requests, ..
+        } = self
+        else {
             return Ok(());
         };
         let size = experiment.arms[0].schedule.batch_size.min(requests.len());
@@ -181,7 +240,7 @@ impl Stage {
             members: (0..size).collect(),
             cap: 8,
         };
-        LiveExecutor::new(chat.llama(), requests, 8, &go_on)
+        LiveExecutor::new(model.get(), requests, 8, &go_on)
             .run_batch(&batch, Batching::Static)
             .map(|_| ())
     }
@@ -207,10 +266,18 @@ impl Stage {
         // simulated time knows nothing of what predicting costs on other hardware.
         let scheduled = arm.schedule.scheduling != Scheduling::None;
         let (mut executor, predict_s): (Box<dyn Executor + '_>, f64) = match self {
-            Stage::Live { chat, requests } => (
-                Box::new(LiveExecutor::new(chat.llama(), requests, most, stop)),
-                if scheduled { predict_s } else { 0.0 },
-            ),
+            Stage::Live {
+                model,
+                requests,
+                forced,
+            } => {
+                let live = LiveExecutor::new(model.get(), requests, most, stop);
+                let live = match forced {
+                    true => live.forced_to(&lengths),
+                    false => live,
+                };
+                (Box::new(live), if scheduled { predict_s } else { 0.0 })
+            }
             Stage::Replay {
                 prompt_tokens,
                 step_time,
@@ -239,9 +306,21 @@ impl Stage {
 
     fn describe(&self, experiment: &Experiment) -> ExecutorSummary {
         match self {
-            Stage::Live { chat, .. } => ExecutorSummary::Live {
-                device: format!("CPU, {} threads, f32", chat.llama().team().threads()),
+            Stage::Live {
+                model,
+                forced: false,
+                ..
+            } => ExecutorSummary::Live {
+                device: model.get().device(),
                 model: experiment.executor.model.clone(),
+            },
+            Stage::Live { model, .. } => ExecutorSummary::LiveForced {
+                device: model.get().device(),
+                model: match &experiment.executor.random_weights {
+                    Some(shape) => format!("random weights of {shape}"),
+                    None => experiment.executor.model.clone(),
+                },
+                what: FORCED.into(),
             },
             Stage::Replay { step_time, .. } => ExecutorSummary::Replay {
                 step_time: step_time.name.clone(),

@@ -24,6 +24,8 @@
 
 pub mod cli;
 pub mod config;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 pub mod dataset;
 pub mod endpoint;
 pub mod engine;

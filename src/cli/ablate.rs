@@ -74,7 +74,7 @@ pub fn execute(
     resume: bool,
 ) -> Result<Run> {
     interrupt::listen();
-    let live = experiment.executor.kind == ExecutorKind::Live;
+    let live = experiment.executor.kind != ExecutorKind::Replay;
     let tell = |p: &Progress<'_>| {
         if live {
             let line = format!("[{}/{}] {} (seed {})", p.done + 1, p.total, p.arm, p.seed);
@@ -85,6 +85,7 @@ pub fn execute(
         experiment,
         workshop,
         &RunOptions {
+            place: global.place()?,
             root: results,
             resume,
             on_progress: &tell,

@@ -22,6 +22,7 @@ use std::sync::Arc;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::engine::Place;
 use crate::error::{Error, Result};
 use crate::kernel::Team;
 use crate::model::Precision;
@@ -40,7 +41,7 @@ struct Cli {
 #[derive(Args, Clone)]
 #[command(next_help_heading = "Options of every command")]
 pub(crate) struct Global {
-    /// Where to compute: auto or cpu
+    /// Where to compute: auto, cpu, cuda or cuda:N (a card decodes for profile, ablate and doctor)
     #[arg(long, global = true, default_value = "auto", value_name = "DEVICE")]
     device: String,
     /// Threads [default: one a core]
@@ -100,12 +101,7 @@ pub fn main() -> ExitCode {
 
 fn run(cli: &Cli) -> Result<()> {
     let global = &cli.global;
-    if !["auto", "cpu"].contains(&global.device.as_str()) {
-        return Err(Error::Usage(format!(
-            "the device `{}` is not in this build: use --device cpu",
-            global.device
-        )));
-    }
+    global.check_device(&cli.command)?;
     match &cli.command {
         Command::Quickstart(arguments) => quickstart::run(global, arguments),
         Command::BuildDataset(arguments) => build_dataset::run(global, arguments),
@@ -131,6 +127,27 @@ fn one_line(error: &Error) -> String {
 }
 
 impl Global {
+    /// Refuses a device that is not in this build, or that the command does not compute on.
+    fn check_device(&self, command: &Command) -> Result<()> {
+        if ["auto", "cpu"].contains(&self.device.as_str()) {
+            return Ok(());
+        }
+        self.place()?;
+        match command {
+            Command::Profile(_) | Command::Ablate(_) | Command::Doctor(_) => Ok(()),
+            _ => Err(Error::Usage(format!(
+                "this command computes on the CPU only, not on `{}`: use --device cpu (profile, \
+                 ablate and doctor know cards)",
+                self.device
+            ))),
+        }
+    }
+
+    /// Where commands that know cards compute.
+    fn place(&self) -> Result<Place> {
+        Place::parse(&self.device)
+    }
+
     fn thread_count(&self) -> usize {
         self.threads.map_or_else(
             || std::thread::available_parallelism().map_or(1, usize::from),

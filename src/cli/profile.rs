@@ -5,9 +5,10 @@ use std::path::PathBuf;
 use clap::Args;
 use serde_json::json;
 
+use crate::engine::{MemoryFloor, Model};
 use crate::error::Result;
-use crate::execute::measure::{Profile, measure};
-use crate::model::{ChatModel, resolve};
+use crate::execute::measure::{GenerationTimes, Profile, generation, measure};
+use crate::model::{Checkpoint, resolve};
 use crate::persist;
 use crate::report::tables::text_table;
 
@@ -17,11 +18,15 @@ use super::{Dtype, Global, must_not_exist, progress};
 ///
 /// Example:
 ///   lenaware profile --out cpu.toml      # then `step_time = "cpu.toml"` in an experiment
+///   lenaware profile --device cuda --random-weights llama-7b --out card.toml
 #[derive(Args)]
 #[command(verbatim_doc_comment)]
 pub struct Arguments {
     #[arg(long, default_value = "smollm2-135m")]
     model: String,
+    /// Instead of a model, random weights of a published shape: tiny, smollm2-135m or llama-7b
+    #[arg(long, value_name = "SHAPE", conflicts_with = "chat_template")]
+    random_weights: Option<String>,
     /// Instead of the model's own chat template: chatml, llama-2, llama-3, vicuna_v1.1 or a Jinja file
     #[arg(long, value_name = "NAME|FILE")]
     chat_template: Option<String>,
@@ -34,6 +39,12 @@ pub struct Arguments {
     /// Positions up to which steps are measured
     #[arg(long, default_value_t = 512)]
     positions: usize,
+    /// Also time whole generations of so many tokens, in one static batch of each --rows
+    #[arg(long, value_name = "TOKENS")]
+    generate: Option<usize>,
+    /// Prompt tokens of those generations
+    #[arg(long, value_name = "TOKENS", default_value_t = 192)]
+    prompt: usize,
     /// The TOML file to write
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
@@ -41,35 +52,68 @@ pub struct Arguments {
 
 pub fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     must_not_exist(&arguments.out)?;
-    let files = resolve(&arguments.model, global.shows_progress(), global.offline)?
-        .with_chat_template(arguments.chat_template.clone());
-    progress::detail_model(global, &files);
-    let chat = ChatModel::load_in(&files, arguments.dtype.precision(), global.team())?;
+    let (model, name) = load(global, arguments)?;
+    let floor = model.memory_floor()?;
     let bar = progress::bar(global, arguments.rows.len() as u64, "batch sizes");
+    let profile = measure(
+        model.as_ref(),
+        &name,
+        &arguments.rows,
+        arguments.positions,
+        || bar.inc(1),
+    )?;
+    bar.finish_and_clear();
+    let mut generations = Vec::new();
+    for &rows in &arguments.rows {
+        if let Some(new_tokens) = arguments.generate {
+            generations.push(generation(
+                model.as_ref(),
+                rows,
+                arguments.prompt,
+                new_tokens.max(2),
+            )?);
+        }
+    }
+    let device = model.device();
+    drop(model);
     let Profile {
         model,
         held_out,
         steps,
-    } = measure(&chat, &arguments.rows, arguments.positions, || bar.inc(1))?;
-    bar.finish_and_clear();
+        prefills,
+    } = profile;
     persist::write(&arguments.out, model.to_toml()?.as_bytes())?;
     if global.json {
         println!(
             "{}",
-            json!({"step_time": model, "held_out": held_out, "steps": steps})
+            json!({
+                "device": device,
+                "step_time": model,
+                "held_out": held_out,
+                "memory_floor": floor,
+                "steps": steps,
+                "prefills": prefills,
+                "generations": generations,
+            })
         );
         return Ok(());
     }
-    let headers = ["rows", "position", "measured (ms)", "fitted (ms)"].map(String::from);
+    println!("{name} on {device}");
+    let mut headers: Vec<String> = ["rows", "position", "measured (ms)", "fitted (ms)"]
+        .map(String::from)
+        .into();
+    headers.extend(floor.map(|_| "memory floor (ms)".to_string()));
     let rows: Vec<Vec<String>> = steps
         .iter()
         .map(|s| {
-            vec![
+            let mut row = vec![
                 s.rows.to_string(),
                 (s.context_sum / s.rows).to_string(),
                 format!("{:.2}", 1e3 * s.seconds),
                 format!("{:.2}", 1e3 * model.steps(s.rows, s.context_sum, 1)),
-            ]
+            ];
+            row.extend(floor.map(|f| format!("{:.2}", 1e3 * f.step_s(s.context_sum))));
+            row
         })
         .collect();
     println!("{}", text_table(&headers, &rows));
@@ -89,6 +133,67 @@ pub fn run(global: &Global, arguments: &Arguments) -> Result<()> {
             100.0 * error.mean_relative
         );
     }
+    if let Some(floor) = floor {
+        println!(
+            "memory floor: {:.2} GB of weights a step, {:.0} kB a position, at {:.2} TB/s (a \
+             copy's, read plus written)",
+            floor.bytes_a_step as f64 / 1e9,
+            floor.bytes_a_position as f64 / 1e3,
+            floor.bandwidth / 1e12
+        );
+    }
+    if !generations.is_empty() {
+        println!("{}", generations_text(&generations, floor));
+    }
     println!("{}", arguments.out.display());
     Ok(())
+}
+
+fn load(global: &Global, arguments: &Arguments) -> Result<(Box<dyn Model>, String)> {
+    let (place, precision) = (global.place()?, arguments.dtype.precision());
+    if let Some(shape) = &arguments.random_weights {
+        let model = place.put_random(shape, global.seed, precision, global.team())?;
+        return Ok((model, format!("random weights of {shape}")));
+    }
+    let files = resolve(&arguments.model, global.shows_progress(), global.offline)?
+        .with_chat_template(arguments.chat_template.clone());
+    progress::detail_model(global, &files);
+    let model = place.put(&Checkpoint::load(&files)?, precision, global.team())?;
+    Ok((model, files.name))
+}
+
+fn generations_text(generations: &[GenerationTimes], floor: Option<MemoryFloor>) -> String {
+    let mut headers: Vec<String> = [
+        "rows",
+        "prompt",
+        "new",
+        "prefill (ms)",
+        "prefill (tokens/s)",
+        "decode (ms a step)",
+        "decode (tokens/s)",
+    ]
+    .map(String::from)
+    .into();
+    headers.extend(floor.map(|_| "of the memory floor".to_string()));
+    let rows: Vec<Vec<String>> = generations
+        .iter()
+        .map(|g| {
+            let steps = (g.new_tokens - 1) as f64;
+            let mut row = vec![
+                g.rows.to_string(),
+                g.prompt_tokens.to_string(),
+                g.new_tokens.to_string(),
+                format!("{:.1}", 1e3 * g.prefill_s),
+                format!("{:.0}", (g.rows * g.prompt_tokens) as f64 / g.prefill_s),
+                format!("{:.3}", 1e3 * g.decode_s / steps),
+                format!("{:.1}", g.rows as f64 * steps / g.decode_s),
+            ];
+            row.extend(floor.map(|f| {
+                let context = g.rows * (g.prompt_tokens + g.new_tokens / 2);
+                format!("{:.1} %", 100.0 * f.step_s(context) * steps / g.decode_s)
+            }));
+            row
+        })
+        .collect();
+    text_table(&headers, &rows)
 }

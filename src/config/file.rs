@@ -94,6 +94,10 @@ pub(super) struct ExecutorKeys {
     pub kind: ExecutorKind,
     pub model: String,
     pub chat_template: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub random_weights: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub device: Option<String>,
     pub step_time: String,
 }
 
@@ -103,6 +107,8 @@ impl Default for ExecutorKeys {
             kind: ExecutorKind::Replay,
             model: "smollm2-135m".to_owned(),
             chat_template: None,
+            random_weights: None,
+            device: None,
             step_time: "paper".to_owned(),
         }
     }
@@ -180,6 +186,8 @@ impl From<&Experiment> for ExperimentFile {
                 kind: experiment.executor.kind,
                 model: experiment.executor.model.clone(),
                 chat_template: experiment.executor.chat_template.clone(),
+                random_weights: experiment.executor.random_weights.clone(),
+                device: experiment.executor.device.clone(),
                 step_time: experiment.executor.step_time.clone(),
             },
             defaults: ArmKeys::default(),

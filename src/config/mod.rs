@@ -56,18 +56,24 @@ pub struct ExecutorConfig {
     pub model: String,
     /// Instead of the model's own chat template: a built-in one or a Jinja file.
     pub chat_template: Option<String>,
+    /// Instead of `model`, for a forced live run: random weights of a published shape.
+    pub random_weights: Option<String>,
+    /// Where a live run computes; `None` = as `--device` says.
+    pub device: Option<String>,
     /// The step-time model of a replay: a preset or a file from `profile`.
     pub step_time: String,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 pub enum ExecutorKind {
     /// Recorded lengths in simulated time.
     #[default]
     Replay,
     /// The real model in real time.
     Live,
+    /// The real model in real time, every response as long as it was recorded.
+    LiveForced,
 }
 
 /// One way of serving the workload.
@@ -121,6 +127,14 @@ impl Experiment {
             return at("workload", "`limit = 0` leaves no request to serve");
         }
 
+        if file.executor.random_weights.is_some() && file.executor.kind != ExecutorKind::LiveForced
+        {
+            return at(
+                "executor",
+                "`random_weights` have no answers of their own: use `kind = \"live-forced\"`",
+            );
+        }
+
         let mut arms = Vec::new();
         for (place, keys) in file.arm.iter().enumerate() {
             let merged = keys.clone().over(&file.defaults);
@@ -157,6 +171,8 @@ impl Experiment {
                 kind: file.executor.kind,
                 model: file.executor.model,
                 chat_template: file.executor.chat_template,
+                random_weights: file.executor.random_weights,
+                device: file.executor.device,
                 step_time: file.executor.step_time,
             },
             arms,

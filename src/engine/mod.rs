@@ -3,6 +3,8 @@
 //! A request's tokens depend on its prompt, temperature, top-p and seed alone: not on its slot, its
 //! neighbours, the batching or the number of threads.
 
+mod decoder;
+mod place;
 mod prefill;
 pub mod sampling;
 
@@ -16,9 +18,10 @@ use serde::{Deserialize, Serialize};
 use crate::dataset::FinishReason;
 use crate::error::{Error, Result};
 use crate::model::PartTimes;
-use crate::model::kv_cache::KvCache;
-use crate::model::llama::{Chunk, Llama, Workspace};
+use crate::model::llama::Chunk;
 
+pub use decoder::{Decoder, Drawn, MemoryFloor, Model};
+pub use place::Place;
 use sampling::Draw;
 
 /// What happens to the rows of a batch as they finish.
@@ -97,11 +100,11 @@ impl Observer for Vec<Response> {
     }
 }
 
-/// A model with a KV cache of so many slots.
+/// Generates with a model and the keys and values of so many slots.
 pub struct Engine<'m> {
-    model: &'m Llama,
-    cache: KvCache,
-    workspace: Workspace,
+    decoder: Box<dyn Decoder + 'm>,
+    /// Positions that the model knows.
+    max_positions: usize,
     end_tokens: Vec<u32>,
     share_prefixes: bool,
 }
@@ -119,11 +122,10 @@ impl<'m> Engine<'m> {
     ///
     /// # Errors
     /// If the cache's memory cannot be had.
-    pub fn new(model: &'m Llama, slots: usize, capacity: usize) -> Result<Engine<'m>> {
+    pub fn new(model: &'m dyn Model, slots: usize, capacity: usize) -> Result<Engine<'m>> {
         Ok(Engine {
-            model,
-            cache: model.new_cache(slots.max(1), capacity)?,
-            workspace: Workspace::default(),
+            decoder: model.decoder(slots.max(1), capacity)?,
+            max_positions: model.config().max_position_embeddings,
             end_tokens: model.config().eos_token_ids.clone(),
             share_prefixes: true,
         })
@@ -136,18 +138,27 @@ impl<'m> Engine<'m> {
         self
     }
 
+    /// Whether a response may end before its `max_new_tokens` (on by default). Off, every
+    /// response has exactly that length, whatever is drawn: real compute of replayed lengths.
+    pub fn obey_end_tokens(mut self, obey: bool) -> Self {
+        if !obey {
+            self.end_tokens.clear();
+        }
+        self
+    }
+
     pub fn slots(&self) -> usize {
-        self.cache.slots()
+        self.decoder.slots()
     }
 
     /// The most memory, in bytes, that keys and values took at once.
     pub fn peak_cache_bytes(&self) -> usize {
-        self.cache.peak_bytes()
+        self.decoder.peak_cache_bytes()
     }
 
     /// Tokens (prompt and response) that a slot can hold.
     pub fn capacity(&self) -> usize {
-        self.cache.capacity()
+        self.decoder.capacity()
     }
 
     /// Takes requests from `next` until it has none left, and tells `observer` of each answer.
@@ -232,15 +243,14 @@ impl<'m> Engine<'m> {
                 logits: true,
             })
             .collect();
-        self.workspace.times = stats.parts;
-        let logits = self
-            .model
-            .forward(&chunks, &mut self.cache, &mut self.workspace, None)?;
-        let drawing = Instant::now();
         let draws: Vec<Draw> = running.iter().map(Sequence::next_draw).collect();
-        let tokens = sampling::draw_all(self.model.team(), logits, &draws);
-        stats.sampling_s += drawing.elapsed().as_secs_f64();
-        stats.parts = self.workspace.times;
+        let Drawn {
+            tokens,
+            sampling_s,
+            parts,
+        } = self.decoder.step(&chunks, &draws)?;
+        stats.sampling_s += sampling_s;
+        stats.parts += parts;
         stats.decode_s += begun.elapsed().as_secs_f64();
         stats.steps += 1;
         stats.computed_tokens += running.len();
@@ -265,7 +275,7 @@ impl<'m> Engine<'m> {
         }
         running.retain(|s| {
             if s.done {
-                self.cache.truncate(s.slot, s.request.prompt.len());
+                self.decoder.truncate(s.slot, s.request.prompt.len());
                 free.push_back(s.slot);
             }
             !s.done
@@ -274,10 +284,7 @@ impl<'m> Engine<'m> {
 
     fn check(&self, request: &Request) -> Result<()> {
         let needed = request.prompt.len() + request.max_new_tokens;
-        let limit = self
-            .cache
-            .capacity()
-            .min(self.model.config().max_position_embeddings);
+        let limit = self.decoder.capacity().min(self.max_positions);
         if request.prompt.is_empty() || request.max_new_tokens == 0 {
             return Err(Error::Usage(
                 "a request needs a prompt and at least one new token".into(),

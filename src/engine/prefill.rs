@@ -5,11 +5,8 @@
 use crate::error::Result;
 use crate::model::llama::Chunk;
 
-use super::sampling::{self, Draw};
+use super::sampling::Draw;
 use super::{Engine, Observer, RunStats, Sequence};
-
-/// Tokens run in one pass: enough to keep the kernels busy, few enough to bound the buffers.
-const PASS_TOKENS: usize = 512;
 
 /// Waiting a round for another prompt of the same admission pays from this many tokens on.
 const WORTH_WAITING: usize = 8;
@@ -24,7 +21,7 @@ impl Engine<'_> {
     ) -> Result<()> {
         let mut pending: Vec<usize> = (0..admitted.len()).collect();
         while !pending.is_empty() {
-            let round = self.next_round(admitted, &mut pending);
+            let round = self.next_round(admitted, &mut pending)?;
             self.run_prompts(admitted, &round, stats, observer)?;
         }
         Ok(())
@@ -32,23 +29,27 @@ impl Engine<'_> {
 
     /// Takes from `pending` those that need not wait for another, and gives each the prefix
     /// that some slot holds.
-    fn next_round(&mut self, admitted: &[Sequence], pending: &mut Vec<usize>) -> Vec<usize> {
+    fn next_round(
+        &mut self,
+        admitted: &[Sequence],
+        pending: &mut Vec<usize>,
+    ) -> Result<Vec<usize>> {
         let mut round: Vec<usize> = Vec::new();
         let mut later = Vec::new();
         for &index in pending.iter() {
             let sequence = &admitted[index];
             let prompt = &sequence.request.prompt;
             if !self.share_prefixes {
-                self.cache.truncate(sequence.slot, 0);
+                self.decoder.truncate(sequence.slot, 0);
                 round.push(index);
                 continue;
             }
             // At least the last token is run: its logits are needed.
             let useful = prompt.len() - 1;
             let waiting = |slot: usize| pending.iter().any(|&p| admitted[p].slot == slot);
-            let held = (0..self.cache.slots())
+            let held = (0..self.decoder.slots())
                 .filter(|&slot| slot == sequence.slot || !waiting(slot))
-                .map(|slot| (common(self.cache.tokens(slot), prompt).min(useful), slot))
+                .map(|slot| (common(self.decoder.tokens(slot), prompt).min(useful), slot))
                 .max_by_key(|&(len, slot)| (len, std::cmp::Reverse(slot)))
                 .unwrap_or((0, sequence.slot));
             let coming = round
@@ -59,12 +60,12 @@ impl Engine<'_> {
             if coming >= held.0 + WORTH_WAITING {
                 later.push(index);
             } else {
-                self.cache.copy_prefix(held.1, sequence.slot, held.0);
+                self.decoder.copy_prefix(held.1, sequence.slot, held.0)?;
                 round.push(index);
             }
         }
         *pending = later;
-        round
+        Ok(round)
     }
 
     fn run_prompts(
@@ -76,13 +77,14 @@ impl Engine<'_> {
     ) -> Result<()> {
         // (sequence, part of its prompt): long prompts in pieces, short ones together.
         let mut pass: Vec<(usize, std::ops::Range<usize>)> = Vec::new();
+        let most = self.decoder.pass_tokens();
         let mut tokens = 0;
         for &index in round {
             let end = admitted[index].request.prompt.len();
-            let mut start = self.cache.tokens(admitted[index].slot).len();
+            let mut start = self.decoder.tokens(admitted[index].slot).len();
             while start < end {
-                let piece = (end - start).min(PASS_TOKENS);
-                if tokens + piece > PASS_TOKENS {
+                let piece = (end - start).min(most);
+                if tokens + piece > most {
                     self.run_pass(admitted, &std::mem::take(&mut pass), stats, observer)?;
                     tokens = 0;
                 }
@@ -119,11 +121,8 @@ impl Engine<'_> {
             .filter(|(_, chunk)| chunk.logits)
             .map(|((index, _), _)| *index)
             .collect();
-        let logits = self
-            .model
-            .forward(&chunks, &mut self.cache, &mut self.workspace, None)?;
         let draws: Vec<Draw> = ended.iter().map(|&i| admitted[i].next_draw()).collect();
-        let drawn = sampling::draw_all(self.model.team(), logits, &draws);
+        let drawn = self.decoder.step(&chunks, &draws)?.tokens;
         for (index, token) in ended.into_iter().zip(drawn) {
             admitted[index].receive(token, &self.end_tokens, stats, observer)?;
         }

@@ -3,6 +3,7 @@ use std::sync::Arc;
 
 use super::*;
 use crate::kernel::Team;
+use crate::model::llama::{Llama, Workspace};
 use crate::model::{Checkpoint, ModelConfig, Precision};
 
 fn tiny(threads: usize) -> Llama {

@@ -60,6 +60,14 @@ pub struct ArmSummary {
 pub enum ExecutorSummary {
     /// Measured: a real model on `device`.
     Live { device: String, model: String },
+    /// Measured: a real model on `device`, every response as long as it was recorded.
+    #[serde(rename = "live-forced")]
+    LiveForced {
+        device: String,
+        model: String,
+        /// What such a run is, in words.
+        what: String,
+    },
     /// Simulated: recorded lengths under the step-time model `step_time`.
     Replay { step_time: String },
 }

@@ -1,4 +1,5 @@
-//! The live executor: the real model generates every token, and time is wall time.
+//! The live executor: the real model generates every token, and time is wall time. Forced, it
+//! computes as many tokens as were recorded, whatever they are: real compute, replayed lengths.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -8,9 +9,8 @@ use std::time::Instant;
 use sha2::{Digest, Sha256};
 
 use crate::dataset::FinishReason;
-use crate::engine::{Batching, Engine, Observer, Request, Response, RunStats};
+use crate::engine::{Batching, Engine, Model, Observer, Request, Response, RunStats};
 use crate::error::{Error, Result};
-use crate::model::llama::Llama;
 use crate::schedule::MicroBatch;
 
 use super::{BatchRun, ContinuousMember, ContinuousRun, Executor, MemberRun};
@@ -27,8 +27,10 @@ pub struct LiveRequest {
 /// Runs micro-batches on a model. Shared prefixes are computed for every request, so that no
 /// arm gains from what another left in the cache.
 pub struct LiveExecutor<'m> {
-    model: &'m Llama,
+    model: &'m dyn Model,
     requests: &'m [LiveRequest],
+    /// Response tokens by request, where they are forced.
+    lengths: Option<&'m [usize]>,
     max_new_tokens: usize,
     /// Asked after every step whether to stop.
     stop: &'m dyn Fn() -> ControlFlow<()>,
@@ -37,7 +39,7 @@ pub struct LiveExecutor<'m> {
 
 impl<'m> LiveExecutor<'m> {
     pub fn new(
-        model: &'m Llama,
+        model: &'m dyn Model,
         requests: &'m [LiveRequest],
         max_new_tokens: usize,
         stop: &'m dyn Fn() -> ControlFlow<()>,
@@ -45,10 +47,24 @@ impl<'m> LiveExecutor<'m> {
         LiveExecutor {
             model,
             requests,
+            lengths: None,
             max_new_tokens,
             stop,
             outputs: BTreeMap::new(),
         }
+    }
+
+    /// Forces each response to its recorded length (`lengths`, tokens by request), whatever the
+    /// model draws. What is served means nothing then, and is not compared.
+    pub fn forced_to(mut self, lengths: &'m [usize]) -> LiveExecutor<'m> {
+        self.lengths = Some(lengths);
+        self
+    }
+
+    /// A request's response tokens, if they are forced: at least 1, at most `max_new_tokens`.
+    fn forced(&self, request: usize) -> Option<usize> {
+        let length = self.lengths?.get(request).copied().unwrap_or(1);
+        Some(length.clamp(1, self.max_new_tokens))
     }
 
     /// The tokens served so far, by request.
@@ -68,13 +84,15 @@ impl<'m> LiveExecutor<'m> {
             .map(|&m| self.requests[m].prompt.len())
             .max()
             .unwrap_or(0);
-        let mut engine =
-            Engine::new(self.model, slots.min(members.len()), longest + cap)?.share_prefixes(false);
+        let mut engine = Engine::new(self.model, slots.min(members.len()), longest + cap)?
+            .share_prefixes(false)
+            .obey_end_tokens(self.lengths.is_none());
         let requests = self.requests;
-        let mut queue = members.iter().map(|&id| Request {
+        let forced: Vec<Option<usize>> = members.iter().map(|&m| self.forced(m)).collect();
+        let mut queue = members.iter().zip(forced).map(|(&id, forced)| Request {
             id,
             prompt: requests[id].prompt.clone(),
-            max_new_tokens: cap,
+            max_new_tokens: forced.map_or(cap, |length| length.min(cap)),
             temperature: requests[id].temperature,
             top_p: 1.0,
             seed: requests[id].seed,
@@ -131,8 +149,13 @@ impl Executor for LiveExecutor<'_> {
                     "the engine returned no answer to request {request}"
                 ))
             })?;
-            let finished = response.finish_reason == FinishReason::Stop
-                || response.tokens.len() >= self.max_new_tokens;
+            let finished = match self.forced(request) {
+                Some(length) => length <= cap,
+                None => {
+                    response.finish_reason == FinishReason::Stop
+                        || response.tokens.len() >= self.max_new_tokens
+                }
+            };
             members.push(MemberRun {
                 request,
                 tokens: response.tokens.len(),
@@ -175,6 +198,9 @@ impl Executor for LiveExecutor<'_> {
     /// Equal for two arms if and only if (for all practical purposes) each request got the
     /// same tokens from both.
     fn outputs_sha256(&self) -> Option<String> {
+        if self.lengths.is_some() {
+            return None;
+        }
         let mut hash = Sha256::new();
         for (request, tokens) in &self.outputs {
             hash.update((*request as u64).to_le_bytes());
@@ -192,6 +218,7 @@ mod tests {
     use super::*;
     use crate::execute::{ReplayExecutor, StepTimeModel, run_arm};
     use crate::kernel::Team;
+    use crate::model::llama::Llama;
     use crate::model::{Checkpoint, ModelConfig};
     use crate::schedule::{Fcr, ScheduleOptions, Scheduling};
 
@@ -262,6 +289,47 @@ mod tests {
             assert_eq!(counts(&run), counts(&simulated));
         }
         assert!(hashes.windows(2).all(|w| w[0] == w[1]));
+    }
+
+    #[test]
+    fn forced_responses_are_computed_to_their_recorded_lengths() {
+        let checkpoint = Checkpoint::random(&ModelConfig::tiny(), 7).unwrap();
+        let model = Llama::new(&checkpoint, Team::new(2)).unwrap();
+        let requests: Vec<LiveRequest> = (0..20)
+            .map(|id: u32| LiveRequest {
+                prompt: vec![3 + id, 5, 7].into(),
+                temperature: 0.0,
+                seed: 0,
+            })
+            .collect();
+        // Beyond the limit of 24 as well.
+        let lengths: Vec<usize> = (0..20).map(|i| i * 13 % 31 + 1).collect();
+        let predictions: Vec<f64> = (0..20).map(|i| f64::from(i * 7 % 23 + 1)).collect();
+        let order: Vec<usize> = (0..20).collect();
+        let go_on = || ControlFlow::Continue(());
+        for options in [
+            options(Scheduling::None, Fcr::Off, Batching::Static),
+            options(Scheduling::Sorted, Fcr::Recompute, Batching::Static),
+            options(Scheduling::Sorted, Fcr::Recompute, Batching::Compacting),
+            options(Scheduling::None, Fcr::Off, Batching::Continuous),
+        ] {
+            let mut live = LiveExecutor::new(&model, &requests, 24, &go_on).forced_to(&lengths);
+            let run = run_arm(&mut live, "a", 1, &order, &predictions, &options, 0.0).unwrap();
+            assert!(live.outputs_sha256().is_none());
+            for record in &run.requests {
+                assert_eq!(record.response_tokens, lengths[record.request].min(24));
+            }
+            let mut replay = ReplayExecutor::new(&lengths, &[3; 20], 24, StepTimeModel::paper());
+            let simulated =
+                run_arm(&mut replay, "a", 1, &order, &predictions, &options, 0.0).unwrap();
+            let computed = |run: &crate::evaluate::summary::ArmRun| {
+                let each = run.batches.iter();
+                each.map(|b| (b.computed_tokens, b.useful_tokens, b.failed_tokens))
+                    .collect::<Vec<_>>()
+            };
+            assert_eq!(computed(&run), computed(&simulated));
+            assert!(run.total_s > 0.0);
+        }
     }
 
     #[test]

@@ -2,9 +2,10 @@
 
 use std::time::Instant;
 
+use crate::engine::sampling::Draw;
+use crate::engine::{Batching, Decoder, Engine, Model, Request, Response};
 use crate::error::{Error, Result};
-use crate::model::ChatModel;
-use crate::model::llama::{Chunk, Workspace};
+use crate::model::llama::Chunk;
 
 use super::StepTimeModel;
 use super::step_time::{
@@ -22,14 +23,24 @@ pub struct Profile {
     /// On every third observation, which the fit did not see.
     pub held_out: Option<FitError>,
     pub steps: Vec<StepObservation>,
+    pub prefills: Vec<PrefillObservation>,
 }
 
+const GREEDY: Draw = Draw {
+    temperature: 0.0,
+    top_p: 1.0,
+    seed: 0,
+    position: 0,
+};
+
 /// Measures decode steps of each number of rows at positions up to `positions`, and prefills.
+/// `name` is the model's.
 ///
 /// # Errors
 /// Rows or positions of 0, or more positions than the model has.
 pub fn measure(
-    chat: &ChatModel,
+    model: &dyn Model,
+    name: &str,
     rows: &[usize],
     positions: usize,
     mut on_rows: impl FnMut(),
@@ -42,7 +53,7 @@ pub fn measure(
     }
     let (mut steps, mut prefills) = (Vec::new(), Vec::new());
     for &rows in rows {
-        measure_rows(chat, rows, positions, &mut steps, &mut prefills)?;
+        measure_rows(model, rows, positions, &mut steps, &mut prefills)?;
         on_rows();
     }
     let (fitted, held): (Vec<_>, Vec<_>) = steps
@@ -55,10 +66,10 @@ pub fn measure(
     let (t0, t1, t2) = fit(&fitted)?;
     let (p0, p1) = fit_prefill(&prefills)?;
     let model = StepTimeModel {
-        name: format!("{} on {}", chat.name(), crate::provenance::processor()),
+        name: format!("{name} on {}", model.processor()),
         source: format!(
-            "measured by `lenaware profile` with {} threads, {}",
-            chat.llama().team().threads(),
+            "measured by `lenaware profile` on {}, {}",
+            model.device(),
             jiff::Timestamp::now().strftime("%Y-%m-%d")
         ),
         t0,
@@ -71,20 +82,19 @@ pub fn measure(
         held_out: held_out_error(&model, &held),
         model,
         steps,
+        prefills,
     })
 }
 
 fn measure_rows(
-    chat: &ChatModel,
+    model: &dyn Model,
     rows: usize,
     positions: usize,
     steps: &mut Vec<StepObservation>,
     prefills: &mut Vec<PrefillObservation>,
 ) -> Result<()> {
-    let llama = chat.llama();
-    let vocab = chat.config().vocab_size as u32;
-    let mut cache = chat.llama().new_cache(rows, positions + 1)?;
-    let mut workspace = Workspace::default();
+    let vocab = model.config().vocab_size as u32;
+    let mut decoder = model.decoder(rows, positions + 1)?;
     let filler = |slot: usize, i: usize| (slot * 7919 + i * 104_729 + 17) as u32 % vocab;
     // Positions are reached by prefills, which are observations themselves; the first pass
     // is not counted, since it touches fresh memory.
@@ -92,23 +102,13 @@ fn measure_rows(
         .map(|i| PROMPT + (positions - PROMPT - REPEATS) * i / 5)
         .collect();
     for (index, &mark) in marks.iter().enumerate() {
-        let held = cache.tokens(0).len();
+        let held = decoder.tokens(0).len();
         let tokens: Vec<Vec<u32>> = (0..rows)
             .map(|slot| (held..mark).map(|i| filler(slot, i)).collect())
             .collect();
-        let chunks: Vec<Chunk<'_>> = (0..rows)
-            .filter(|slot| !tokens[*slot].is_empty())
-            .map(|slot| Chunk {
-                slot,
-                tokens: &tokens[slot],
-                logits: true,
-            })
-            .collect();
-        let count: usize = chunks.iter().map(|c| c.tokens.len()).sum();
+        let count = rows * (mark - held);
         let begun = Instant::now();
-        if !chunks.is_empty() {
-            llama.forward(&chunks, &mut cache, &mut workspace, None)?;
-        }
+        prefill(decoder.as_mut(), &tokens)?;
         let seconds = begun.elapsed().as_secs_f64();
         if index > 0 && count > 0 {
             prefills.push(PrefillObservation {
@@ -117,7 +117,7 @@ fn measure_rows(
             });
         }
         let mut times = Vec::new();
-        for _ in 0..REPEATS {
+        for repeat in 0..=REPEATS {
             let next: Vec<[u32; 1]> = (0..rows).map(|slot| [filler(slot, mark)]).collect();
             let chunks: Vec<Chunk<'_>> = next
                 .iter()
@@ -129,10 +129,13 @@ fn measure_rows(
                 })
                 .collect();
             let begun = Instant::now();
-            llama.forward(&chunks, &mut cache, &mut workspace, None)?;
-            times.push(begun.elapsed().as_secs_f64());
+            decoder.step(&chunks, &vec![GREEDY; rows])?;
+            // The first one warms up what is used for the first time.
+            if repeat > 0 {
+                times.push(begun.elapsed().as_secs_f64());
+            }
             for slot in 0..rows {
-                cache.truncate(slot, mark);
+                decoder.truncate(slot, mark);
             }
         }
         times.sort_by(f64::total_cmp);
@@ -143,4 +146,85 @@ fn measure_rows(
         });
     }
     Ok(())
+}
+
+/// Runs new tokens into the slots, in passes as the engine makes them.
+fn prefill(decoder: &mut dyn Decoder, tokens: &[Vec<u32>]) -> Result<()> {
+    let most = decoder.pass_tokens();
+    let mut pass: Vec<Chunk<'_>> = Vec::new();
+    let mut held = 0;
+    for (slot, tokens) in tokens.iter().enumerate().filter(|(_, t)| !t.is_empty()) {
+        if held + tokens.len() > most && !pass.is_empty() {
+            decoder.step(&pass, &vec![GREEDY; pass.len()])?;
+            pass.clear();
+            held = 0;
+        }
+        held += tokens.len();
+        pass.push(Chunk {
+            slot,
+            tokens,
+            logits: true,
+        });
+    }
+    if !pass.is_empty() {
+        decoder.step(&pass, &vec![GREEDY; pass.len()])?;
+    }
+    Ok(())
+}
+
+/// Whole generations of one batch.
+#[derive(Debug, Clone, Copy, serde::Serialize)]
+pub struct GenerationTimes {
+    pub rows: usize,
+    pub prompt_tokens: usize,
+    pub new_tokens: usize,
+    pub prefill_s: f64,
+    /// Of the tokens after each row's first.
+    pub decode_s: f64,
+}
+
+/// Generates `new_tokens` for `rows` prompts of `prompt_tokens`, in one static batch: the
+/// median of three by decode time, after one that is not counted.
+///
+/// # Errors
+/// What does not fit the model or the memory.
+pub fn generation(
+    model: &dyn Model,
+    rows: usize,
+    prompt_tokens: usize,
+    new_tokens: usize,
+) -> Result<GenerationTimes> {
+    let vocab = model.config().vocab_size;
+    let prompt = |id: usize| -> Vec<u32> {
+        (0..prompt_tokens)
+            .map(|i| ((id * 7919 + i * 104_729 + 17) % vocab) as u32)
+            .collect()
+    };
+    let mut times = Vec::new();
+    for _ in 0..4 {
+        let mut engine = Engine::new(model, rows, prompt_tokens + new_tokens)?
+            .share_prefixes(false)
+            .obey_end_tokens(false);
+        let mut queue = (0..rows).map(|id| Request {
+            id,
+            prompt: prompt(id).into(),
+            max_new_tokens: new_tokens,
+            temperature: 0.0,
+            top_p: 1.0,
+            seed: 0,
+        });
+        let mut responses: Vec<Response> = Vec::new();
+        let stats = engine.generate(&mut || queue.next(), Batching::Static, &mut responses)?;
+        times.push((stats.decode_s, stats.prefill_s));
+    }
+    times.remove(0);
+    times.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let (decode_s, prefill_s) = times[1];
+    Ok(GenerationTimes {
+        rows,
+        prompt_tokens,
+        new_tokens,
+        prefill_s,
+        decode_s,
+    })
 }

@@ -9,7 +9,11 @@ use crate::config::{Experiment, Served};
 use crate::dataset::{Instance, LengthDataset, Split};
 use crate::error::{Error, Result};
 use crate::execute::LiveRequest;
-use crate::model::ChatModel;
+use crate::model::chat::fits;
+use crate::model::{ChatModel, ModelConfig};
+
+/// Tokens of the vicuna_v1.1 template around an instruction, in Llama's tokenizer.
+const VICUNA_TEMPLATE: usize = 40;
 
 /// The requests of an experiment, in the order of the dataset.
 pub struct Workload<'d> {
@@ -82,17 +86,53 @@ impl<'d> Workload<'d> {
             .collect()
     }
 
-    /// The requests as the real model gets them.
+    /// Requests for a model without a text side: prompts as long as they were recorded, of
+    /// tokens that mean nothing. Where the dataset does not know a prompt's length it is
+    /// estimated as Vicuna's template and a token for every four characters.
+    ///
+    /// # Errors
+    /// A prompt that does not fit the model with `new_tokens`.
+    pub(super) fn filler_requests(
+        &self,
+        config: &ModelConfig,
+        new_tokens: usize,
+    ) -> Result<Vec<LiveRequest>> {
+        let vocab = config.vocab_size;
+        let most = config.max_position_embeddings;
+        let requests = self.instances.iter().enumerate();
+        requests
+            .map(|(index, instance)| {
+                let len = match instance.samples[0].prompt_tokens as usize {
+                    0 => VICUNA_TEMPLATE + instance.instruction.chars().count().div_ceil(4),
+                    known => known,
+                };
+                fits(instance.instruction_id, len, new_tokens, most)?;
+                let tokens = (0..len).map(|i| ((index * 7919 + i * 104_729 + 17) % vocab) as u32);
+                Ok(LiveRequest {
+                    prompt: tokens.collect::<Vec<u32>>().into(),
+                    temperature: 0.0,
+                    seed: 0,
+                })
+            })
+            .collect()
+    }
+
+    /// The requests as the real model gets them; `forced` where lengths are replayed.
     pub(super) fn live_requests(
         &self,
         chat: &ChatModel,
         new_tokens: usize,
+        forced: bool,
     ) -> Result<Vec<LiveRequest>> {
         let temperature = match self.served {
             Served::Temperature(t) => t,
+            // Lengths are forced, and the draws that make them do not matter.
+            Served::Random if forced => 0.0,
             Served::Random => {
                 return Err(Error::Usage(
-                    "`served = \"random\"` needs recorded answers: use `kind = \"replay\"`".into(),
+                    "`served = \"random\"` needs recorded answers: use `kind = \"replay\"` or \
+                     `kind = \"live-forced\"`"
+                        .into(),
                 ));
             }
         };

@@ -206,7 +206,14 @@ impl Llama {
         workspace: &'w mut Workspace,
         mut capture: Option<&mut Capture>,
     ) -> Result<&'w mut [f32]> {
-        self.check(chunks, cache)?;
+        let most = cache.capacity().min(self.config.max_position_embeddings);
+        check_chunks(
+            chunks,
+            cache.slots(),
+            most,
+            self.config.vocab_size,
+            |slot| cache.tokens(slot).len(),
+        )?;
         let hidden = self.config.hidden_size;
         let rows = rows_of(chunks, cache);
         for chunk in chunks {
@@ -282,37 +289,6 @@ impl Llama {
         );
         watch.lap(&mut w.times.head_s);
         Ok(&mut w.logits[..wanted.len() * self.config.vocab_size])
-    }
-
-    fn check(&self, chunks: &[Chunk<'_>], cache: &KvCache) -> Result<()> {
-        let mut seen = vec![false; cache.slots()];
-        for chunk in chunks {
-            if chunk.slot >= cache.slots() || std::mem::replace(&mut seen[chunk.slot], true) {
-                return Err(Error::Usage(format!(
-                    "slot {} is not one of the cache's {}, or was given twice in one pass",
-                    chunk.slot,
-                    cache.slots()
-                )));
-            }
-            let end = cache.tokens(chunk.slot).len() + chunk.tokens.len();
-            let limit = cache.capacity().min(self.config.max_position_embeddings);
-            if end > limit || chunk.tokens.is_empty() {
-                return Err(Error::TooLong(format!(
-                    "a sequence of {end} tokens does not fit {limit} positions (or adds nothing)"
-                )));
-            }
-            if let Some(token) = chunk
-                .tokens
-                .iter()
-                .find(|t| **t as usize >= self.config.vocab_size)
-            {
-                return Err(Error::Usage(format!(
-                    "token id {token} is outside the model's vocabulary of {}",
-                    self.config.vocab_size
-                )));
-            }
-        }
-        Ok(())
     }
 
     fn qkv_width(&self) -> usize {
@@ -414,6 +390,45 @@ impl Llama {
                 index = following;
             }
         });
+    }
+}
+
+/// Refuses chunks that a cache of `slots` slots of `most` positions cannot take; `held` says how
+/// many a slot holds.
+pub(crate) fn check_chunks(
+    chunks: &[Chunk<'_>],
+    slots: usize,
+    most: usize,
+    vocab_size: usize,
+    held: impl Fn(usize) -> usize,
+) -> Result<()> {
+    let mut seen = vec![false; slots];
+    for chunk in chunks {
+        if chunk.slot >= slots || std::mem::replace(&mut seen[chunk.slot], true) {
+            return Err(Error::Usage(format!(
+                "slot {} is not one of the cache's {slots}, or was given twice in one pass",
+                chunk.slot
+            )));
+        }
+        let end = held(chunk.slot) + chunk.tokens.len();
+        if end > most || chunk.tokens.is_empty() {
+            return Err(Error::TooLong(format!(
+                "a sequence of {end} tokens does not fit {most} positions (or adds nothing)"
+            )));
+        }
+        if let Some(token) = chunk.tokens.iter().find(|t| **t as usize >= vocab_size) {
+            return Err(Error::Usage(format!(
+                "token id {token} is outside the model's vocabulary of {vocab_size}"
+            )));
+        }
+    }
+    Ok(())
+}
+
+impl Workspace {
+    /// The logits that the last pass left, if nothing has drawn from them since.
+    pub fn logits(&self) -> &[f32] {
+        &self.logits
     }
 }
 

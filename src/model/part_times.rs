@@ -15,6 +15,15 @@ pub struct PartTimes {
     pub rest_s: f64,
 }
 
+impl std::ops::AddAssign for PartTimes {
+    fn add_assign(&mut self, other: PartTimes) {
+        self.products_s += other.products_s;
+        self.attention_s += other.attention_s;
+        self.head_s += other.head_s;
+        self.rest_s += other.rest_s;
+    }
+}
+
 /// Adds the time since the last lap to a part.
 pub(crate) struct Stopwatch(Instant);
 

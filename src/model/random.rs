@@ -8,7 +8,7 @@ use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 use super::weights::{Checkpoint, ModelConfig};
 
@@ -54,6 +54,52 @@ impl ModelConfig {
             bos_token_id: Some(1),
             eos_token_ids: vec![2],
         }
+    }
+}
+
+impl ModelConfig {
+    /// The shape of Llama-2-7B, and so of Vicuna-7B v1.5.
+    pub fn llama_7b() -> ModelConfig {
+        ModelConfig {
+            hidden_size: 4096,
+            intermediate_size: 11_008,
+            vocab_size: 32_000,
+            num_hidden_layers: 32,
+            num_attention_heads: 32,
+            num_key_value_heads: 32,
+            head_dim: 128,
+            rms_norm_eps: 1e-5,
+            rope_theta: 10_000.0,
+            rope_scaling: None,
+            max_position_embeddings: 4_096,
+            tie_word_embeddings: false,
+            bos_token_id: Some(1),
+            eos_token_ids: vec![2],
+        }
+    }
+
+    /// A shape by the name that `--random-weights` and `random_weights` take.
+    ///
+    /// # Errors
+    /// An unknown name; the message lists the known ones.
+    pub fn shape(name: &str) -> Result<ModelConfig> {
+        Ok(match name {
+            "tiny" => ModelConfig::tiny(),
+            "smollm2-135m" => ModelConfig::smollm2_135m(),
+            "llama-7b" => ModelConfig::llama_7b(),
+            other => {
+                return Err(Error::Usage(format!(
+                    "no shape is called `{other}`: use tiny, smollm2-135m or llama-7b"
+                )));
+            }
+        })
+    }
+
+    /// Weights of the model, all together.
+    pub fn weight_count(&self) -> usize {
+        self.tensor_shapes()
+            .map(|(_, shape)| shape.iter().product::<usize>())
+            .sum()
     }
 }
 

@@ -142,9 +142,17 @@ impl Workshop {
         }
     }
 
+    /// The model's files.
+    ///
+    /// # Errors
+    /// If they cannot be had.
+    pub fn files(&self) -> Result<ModelFiles> {
+        self.files_of(None)
+    }
+
     /// The model's files with the chat template that was asked for, else with the one that
     /// `trained` was trained with.
-    fn files(&self, trained: Option<&stored::Description>) -> Result<ModelFiles> {
+    fn files_of(&self, trained: Option<&stored::Description>) -> Result<ModelFiles> {
         let files = resolve(&self.model, self.show_progress, self.offline)?;
         Ok(files.with_chat_template(self.template(trained)))
     }
@@ -173,7 +181,10 @@ impl Workshop {
         if let Some(chat) = self.chats.borrow().get(&template) {
             return Ok(chat.clone());
         }
-        let chat = Arc::new(ChatModel::load(&self.files(trained)?, self.team.clone())?);
+        let chat = Arc::new(ChatModel::load(
+            &self.files_of(trained)?,
+            self.team.clone(),
+        )?);
         self.chats.borrow_mut().insert(template, chat.clone());
         Ok(chat)
     }
@@ -240,7 +251,7 @@ impl Workshop {
             }
             stored::Kind::Lora => self.tuned(spec, dir, Some(&description), training),
             stored::Kind::LoraHead | stored::Kind::LenToken => {
-                let files = self.files(Some(&description))?;
+                let files = self.files_of(Some(&description))?;
                 description.check_model(dir, &files.sha256()?)?;
                 let team = self.team.clone();
                 Ok(Box::new(lora_head::LoraHead::read(
@@ -274,7 +285,7 @@ impl Workshop {
         training: &[TrainingLength],
     ) -> Result<Box<dyn Predictor>> {
         let adapter = crate::lora::peft::read(dir)?;
-        let files = self.files(description)?;
+        let files = self.files_of(description)?;
         if let Some(description) = description {
             description.check_model(dir, &files.sha256()?)?;
         }

@@ -79,10 +79,14 @@ pub fn with_interval(measure: &Measure, say: impl Fn(f64) -> String) -> String {
     }
 }
 
+/// What a forced live run is called everywhere.
+pub const FORCED: &str = "real compute, replayed lengths";
+
 /// `measured` or `simulated`: the word that no figure of a run may lack.
 pub fn kind(executor: &ExecutorSummary) -> &'static str {
     match executor {
         ExecutorSummary::Live { .. } => "measured",
+        ExecutorSummary::LiveForced { .. } => FORCED,
         ExecutorSummary::Replay { .. } => "simulated",
     }
 }
@@ -91,6 +95,9 @@ pub fn kind(executor: &ExecutorSummary) -> &'static str {
 pub fn origin(executor: &ExecutorSummary) -> String {
     match executor {
         ExecutorSummary::Live { device, model } => format!("measured on {device} with {model}"),
+        ExecutorSummary::LiveForced { device, model, .. } => {
+            format!("{FORCED}: {model} on {device}")
+        }
         ExecutorSummary::Replay { step_time } => {
             format!("simulated with step-time model “{step_time}”")
         }
@@ -100,7 +107,7 @@ pub fn origin(executor: &ExecutorSummary) -> String {
 /// The header line of a table: simulation is shouted.
 pub fn headline(executor: &ExecutorSummary) -> String {
     match executor {
-        ExecutorSummary::Live { .. } => origin(executor),
+        ExecutorSummary::Live { .. } | ExecutorSummary::LiveForced { .. } => origin(executor),
         ExecutorSummary::Replay { step_time } => {
             format!("SIMULATED with step-time model {step_time}")
         }

@@ -15,6 +15,7 @@ mod faults;
 mod import;
 mod lengths;
 mod live;
+mod live_forced;
 mod no_model;
 mod readme;
 mod tiny_model;

@@ -1,0 +1,143 @@
+//! Where models are put: `--device` in words, and models on it.
+
+use std::sync::Arc;
+
+use crate::error::{Error, Result};
+use crate::kernel::Team;
+use crate::model::llama::Llama;
+use crate::model::{Checkpoint, ModelConfig, Precision};
+
+use super::Model;
+
+/// Where to compute.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    Cpu,
+    /// The NVIDIA card of this number.
+    Cuda(usize),
+}
+
+impl Place {
+    /// `cpu`, `cuda`, `cuda:1`, or `auto`: the first NVIDIA card where this build can use one
+    /// and there is one, else the CPU.
+    ///
+    /// # Errors
+    /// Another word, or a device that this build cannot use.
+    pub fn parse(text: &str) -> Result<Place> {
+        let number = match text {
+            "cpu" => return Ok(Place::Cpu),
+            "auto" => return Ok(automatic()),
+            "cuda" => Some(0),
+            other => other.strip_prefix("cuda:").and_then(|n| n.parse().ok()),
+        };
+        let Some(number) = number else {
+            return Err(Error::Usage(format!(
+                "there is no device `{text}`: use auto, cpu, cuda or cuda:N"
+            )));
+        };
+        if cfg!(feature = "cuda") {
+            return Ok(Place::Cuda(number));
+        }
+        Err(Error::Usage(format!(
+            "the device `{text}` is not in this build: build it with `--features cuda`, or use \
+             --device cpu"
+        )))
+    }
+
+    /// A model there: in `precision` on the CPU, in bf16 on a card. `team` computes on the CPU,
+    /// and draws tokens in both.
+    ///
+    /// # Errors
+    /// A shape that the device's kernels do not take, no memory, no such device.
+    pub fn put(
+        self,
+        checkpoint: &Checkpoint,
+        precision: Precision,
+        team: Arc<Team>,
+    ) -> Result<Box<dyn Model>> {
+        match self {
+            Place::Cpu => Ok(Box::new(Llama::with_precision(
+                checkpoint, precision, team,
+            )?)),
+            #[cfg(feature = "cuda")]
+            Place::Cuda(number) => Ok(Box::new(crate::cuda::CudaLlama::new(
+                crate::cuda::Device::open(number)?,
+                checkpoint,
+                team,
+            )?)),
+            #[cfg(not(feature = "cuda"))]
+            Place::Cuda(number) => Err(not_built(number)),
+        }
+    }
+
+    /// Seeded random weights of a published shape ([`ModelConfig::shape`]): for timing alone.
+    ///
+    /// # Errors
+    /// An unknown shape; as [`Place::put`].
+    pub fn put_random(
+        self,
+        shape: &str,
+        seed: u64,
+        precision: Precision,
+        team: Arc<Team>,
+    ) -> Result<Box<dyn Model>> {
+        let config = ModelConfig::shape(shape)?;
+        match self {
+            Place::Cpu => self.put(&Checkpoint::random(&config, seed)?, precision, team),
+            #[cfg(feature = "cuda")]
+            Place::Cuda(number) => Ok(Box::new(crate::cuda::CudaLlama::random(
+                crate::cuda::Device::open(number)?,
+                &config,
+                seed,
+                team,
+            )?)),
+            #[cfg(not(feature = "cuda"))]
+            Place::Cuda(number) => Err(not_built(number)),
+        }
+    }
+}
+
+#[cfg(feature = "cuda")]
+fn automatic() -> Place {
+    match crate::cuda::Device::open(0) {
+        Ok(_) => Place::Cuda(0),
+        Err(_) => Place::Cpu,
+    }
+}
+
+#[cfg(not(feature = "cuda"))]
+fn automatic() -> Place {
+    Place::Cpu
+}
+
+#[cfg(not(feature = "cuda"))]
+fn not_built(number: usize) -> Error {
+    Error::Usage(format!(
+        "the device `cuda:{number}` is not in this build: build it with `--features cuda`"
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_are_read_and_others_refused() {
+        assert_eq!(Place::parse("cpu").unwrap(), Place::Cpu);
+        for text in ["gpu", "cuda:x", "cuda:", ""] {
+            let error = Place::parse(text).unwrap_err().to_string();
+            assert!(error.contains("cuda:N"), "{error}");
+        }
+        for text in ["cuda", "cuda:1"] {
+            match Place::parse(text) {
+                Ok(place) => assert!(cfg!(feature = "cuda") && place != Place::Cpu),
+                Err(error) => assert!(error.to_string().contains("--features cuda")),
+            }
+        }
+        let team = Team::new(1);
+        let random = Place::Cpu.put_random("tiny", 7, Precision::F32, team.clone());
+        assert_eq!(random.unwrap().config().num_hidden_layers, 2);
+        let unknown = Place::Cpu.put_random("llama-9b", 7, Precision::F32, team);
+        assert!(unknown.err().unwrap().to_string().contains("llama-7b"));
+    }
+}
