@@ -95,13 +95,17 @@ for kind in $kinds; do
             set -- "$@" --predictor "$group"
             ;;
         stack)
-            # Mixes what was trained before it.
+            # Mixes what was trained before it: with fewer than two there is nothing to mix.
             members=
-            for member in lexical head-seed-${seeds%% *}; do
+            for member in lexical neighbour head-seed-${seeds%% *}; do
                 if [ -f "$runs/$member/predictor.json" ]; then
                     members=$members${members:+,}$runs/$member
                 fi
             done
+            case $members in
+                *,*) ;;
+                *) continue ;;
+            esac
             train_one "$runs/stack" 1 --predictor stack --members "$members"
             set -- "$@" --predictor "$runs/stack"
             ;;
