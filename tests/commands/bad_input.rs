@@ -155,7 +155,8 @@ fn names_and_flags() {
     );
     check("build-dataset --split tests --out out", 2, &["`tests`"]);
     check("build-dataset --limit 0 --out out", 2, &["--limit"]);
-    check("--device cuda doctor", 2, &["`cuda`"]);
+    check("--device cuda:99 doctor", 2, &["--device cpu"]);
+    check("--device gpu doctor", 2, &["`gpu`", "cuda:N"]);
     check("finetune --out r", 2, &["--predictor"]);
     check("finetune --predictor lora --lora-r 0 --out r", 2, &["r"]);
 }

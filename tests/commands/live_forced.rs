@@ -82,11 +82,11 @@ fn every_arm_computes_the_recorded_lengths_and_says_what_it_is() {
         assert_eq!(arm["requests"], 40);
         // Nothing is compared: what is drawn means nothing.
         assert!(arm["outputs_equal_vanilla"].is_null());
-        let tokens = mean(arm, "throughput_tokens_per_s") * mean(arm, "total_s");
-        assert!(
-            (tokens / served as f64 - 1.0).abs() < 0.2,
-            "{tokens} {served}"
-        );
+        for seed in 0..2 {
+            let value = |key: &str| arm[key]["values"][seed].as_f64().unwrap();
+            let tokens = value("throughput_tokens_per_s") * value("total_s");
+            assert!((tokens - served as f64).abs() < 0.5, "{tokens} {served}");
+        }
         assert!(mean(arm, "decode_s") > 0.0);
     }
     let arm = |name: &str| arms.iter().find(|a| a["name"] == name).unwrap();
@@ -112,7 +112,7 @@ fn random_weights_that_answer_are_refused() {
     let output = command.args(["ablate", "--config", "forced.toml"]).output();
     let message = refusal(&output.unwrap(), 2);
     assert!(
-        message.contains("live-forced") && message.contains("forced.toml:9"),
+        message.contains("live-forced") && message.contains("forced.toml:8"),
         "{message}"
     );
 }
