@@ -25,11 +25,8 @@ pub struct Arguments {
     #[arg(long, default_value = "smollm2-135m")]
     model: String,
     /// Instead of a model, random weights of a published shape: tiny, smollm2-135m or llama-7b
-    #[arg(long, value_name = "SHAPE", conflicts_with = "chat_template")]
+    #[arg(long, value_name = "SHAPE")]
     random_weights: Option<String>,
-    /// Instead of the model's own chat template: chatml, llama-2, llama-3, vicuna_v1.1 or a Jinja file
-    #[arg(long, value_name = "NAME|FILE")]
-    chat_template: Option<String>,
     /// What to compute in
     #[arg(long, value_enum, default_value_t)]
     dtype: Dtype,
@@ -155,8 +152,7 @@ fn load(global: &Global, arguments: &Arguments) -> Result<(Box<dyn Model>, Strin
         let model = place.put_random(shape, global.seed, precision, global.team())?;
         return Ok((model, format!("random weights of {shape}")));
     }
-    let files = resolve(&arguments.model, global.shows_progress(), global.offline)?
-        .with_chat_template(arguments.chat_template.clone());
+    let files = resolve(&arguments.model, global.shows_progress(), global.offline)?;
     progress::detail_model(global, &files);
     let model = place.put(&Checkpoint::load(&files)?, precision, global.team())?;
     Ok((model, files.name))

@@ -130,11 +130,6 @@ fn a_chat_template_may_be_chosen_by_name_or_file() {
             2,
             &["`lama`"],
         ),
-        (
-            "profile --model tiny --chat-template lama --out p.toml",
-            2,
-            &["`lama`"],
-        ),
     ] {
         let output = lenaware(dir.path())
             .args(command.split(' '))

@@ -12,6 +12,7 @@ mod endpoint;
 mod evaluation;
 mod experiment;
 mod faults;
+mod heads;
 mod import;
 mod lengths;
 mod live;

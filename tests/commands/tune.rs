@@ -8,7 +8,7 @@ const TUNE: &str = "--model model --dataset data --label mean --micro-batch-size
                     --gradient-accumulation 2";
 
 /// A model and a length dataset of twelve instructions.
-fn prepared() -> tempfile::TempDir {
+pub fn prepared() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     tiny_model::write(&dir.path().join("model"), 2);
     let instructions: String = (0..12)
@@ -21,7 +21,7 @@ fn prepared() -> tempfile::TempDir {
     dir
 }
 
-fn finetune(dir: &Path, flags: &str) -> std::process::Command {
+pub fn finetune(dir: &Path, flags: &str) -> std::process::Command {
     let mut command = lenaware(dir);
     command.args("--json --threads 2 finetune --chat-template chatml".split(' '));
     command.args(TUNE.split_whitespace());

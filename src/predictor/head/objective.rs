@@ -191,7 +191,11 @@ mod tests {
                 .flat_map(|l| {
                     let log = (l[0].ln() - CENTRE) as f32;
                     match objective {
-                        Objective::Bins => bins.target(l, 1.0).iter().map(|s| s.ln()).collect(),
+                        Objective::Bins => bins
+                            .target(l, 1.0)
+                            .iter()
+                            .map(|s| s.max(1e-9).ln())
+                            .collect(),
                         Objective::Quantiles => vec![log; LEVELS.len()],
                         Objective::LogNormal => vec![log, -3.0],
                         Objective::Regression => vec![log],
