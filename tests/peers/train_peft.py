@@ -31,6 +31,15 @@ def batch(examples):
     return {"input_ids": torch.tensor(ids), "labels": torch.tensor(labels), "attention_mask": torch.tensor(mask)}
 
 
+def target_loss(model, batch):
+    """The output head on the positions that are trained only: PEFT at its best here."""
+    llama = model.base_model.model
+    states = llama.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).last_hidden_state
+    labels = batch["labels"][:, 1:]
+    wanted = labels != -100
+    return torch.nn.functional.cross_entropy(llama.lm_head(states[:, :-1][wanted]).float(), labels[wanted])
+
+
 def main(gguf, examples, dtype="bf16", steps="6"):
     folder, name = gguf.rsplit("/", 1)
     model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=name, dtype=torch.float32)
@@ -47,7 +56,7 @@ def main(gguf, examples, dtype="bf16", steps="6"):
         total = 0.0
         for at in range(0, a_step, MICRO_BATCH):
             with torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bf16"):
-                loss = model(**batch(chosen[at : at + MICRO_BATCH])).loss / ACCUMULATION
+                loss = target_loss(model, batch(chosen[at : at + MICRO_BATCH])) / ACCUMULATION
             loss.backward()
             total += loss.item()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
