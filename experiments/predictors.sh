@@ -20,11 +20,11 @@
 #   LABEL     max, mean or a quantile          [max]
 #   RUNS      where predictors are trained     [runs/predictors]
 #   OUT       the folder of the evaluation     [results/predictors/<UTC time>]
-#   KINDS     what is trained                  [lexical neighbour ridge pooling-mlp head stack
-#                                               lora lora-head len-token]; also: encoder
+#   KINDS     what is trained                  [lexical neighbour ridge pooling-mlp head
+#                                               lora-head stack lora len-token]; also: encoder
 #   SIZES     instructions of learning curves  [1000 2000 5000; 100 200 where embedded]
 #   CURVES    the kinds that have one          [lexical head]
-#   SEEDS     seeds of the head                [1 2 3]
+#   SEEDS     seeds of head and lora-head      [1 2 3]
 #   MODEL     what is looked into and tuned    [smollm2-135m]
 set -eu
 
@@ -34,7 +34,7 @@ val=${2:-$train}
 label=${LABEL:-max}
 runs=${RUNS:-runs/predictors}
 out=${OUT:-results/predictors/$(date -u +%Y-%m-%dT%H-%M-%SZ)}
-kinds=${KINDS:-lexical neighbour ridge pooling-mlp head stack lora lora-head len-token}
+kinds=${KINDS:-lexical neighbour ridge pooling-mlp head lora-head stack lora len-token}
 curves=${CURVES:-lexical head}
 seeds=${SEEDS:-1 2 3}
 model=${MODEL:-smollm2-135m}
@@ -86,18 +86,23 @@ set -- --predictor constant --predictor input-length
 
 for kind in $kinds; do
     case $kind in
-        head)
+        head | lora-head)
             group=
+            case $kind in
+                head) how="--predictor head $(model_of head)" ;;
+                *) how="--config $(dirname "$0")/finetune/lora-head.toml $(model_of lora-head)" ;;
+            esac
             for seed in $seeds; do
-                train_one "$runs/head-seed-$seed" "$seed" --predictor head $(model_of head)
-                group=$group${group:+,}$runs/head-seed-$seed
+                train_one "$runs/$kind-seed-$seed" "$seed" $how
+                group=$group${group:+,}$runs/$kind-seed-$seed
             done
             set -- "$@" --predictor "$group"
             ;;
         stack)
             # Mixes what was trained before it: with fewer than two there is nothing to mix.
             members=
-            for member in lexical neighbour head-seed-${seeds%% *}; do
+            for member in lexical neighbour head-seed-${seeds%% *} \
+                $(for seed in $seeds; do echo "lora-head-seed-$seed"; done); do
                 if [ -f "$runs/$member/predictor.json" ]; then
                     members=$members${members:+,}$runs/$member
                 fi
@@ -119,7 +124,8 @@ done
 for kind in $curves; do
     with "$kind" || continue
     for size in $sizes; do
-        train_one "$runs/$kind-$size" 1 --predictor "$kind" --limit "$size" $(model_of "$kind")
+        train_one "$runs/$kind-$size" 1 --predictor "$kind" --limit "$size" --no-refit \
+            $(model_of "$kind")
         set -- "$@" --predictor "$runs/$kind-$size"
     done
 done

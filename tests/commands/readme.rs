@@ -20,8 +20,11 @@ fn commands(text: &str) -> Vec<Vec<String>> {
 fn documented_commands_parse() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut files = vec![root.join("README.md"), root.join("datasets/README.md")];
-    let experiments = std::fs::read_dir(root.join("experiments")).unwrap();
-    files.extend(experiments.map(|entry| entry.unwrap().path()));
+    for folder in ["experiments", "experiments/finetune"] {
+        let experiments = std::fs::read_dir(root.join(folder)).unwrap();
+        let paths = experiments.map(|entry| entry.unwrap().path());
+        files.extend(paths.filter(|path| path.is_file()));
+    }
     let mut found = 0;
     for file in files {
         for command in commands(&std::fs::read_to_string(&file).unwrap()) {
@@ -41,4 +44,22 @@ fn documented_commands_parse() {
         }
     }
     assert!(found >= 10, "only {found} commands found");
+}
+
+#[test]
+fn settings_of_training_that_are_shipped_are_read() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("experiments/finetune");
+    let dir = tempfile::tempdir().unwrap();
+    for entry in std::fs::read_dir(root).unwrap() {
+        let output = lenaware(dir.path())
+            .args(["finetune", "--dataset", "missing.parquet", "--out", "out"])
+            .arg("--config")
+            .arg(entry.unwrap().path())
+            .output()
+            .unwrap();
+        // All is well with the settings if it is the dataset that is missed.
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(said.contains("missing.parquet"), "{said}");
+        assert!(!output.status.success());
+    }
 }
