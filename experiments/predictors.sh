@@ -14,6 +14,7 @@
 #
 # Choices are made on a part of TRAIN that `finetune` keeps apart; VAL is looked at once, at the
 # end. Folders that are trained already are kept: a run that was stopped goes on where it was.
+# On the paper's lengths it takes about two and a half hours of two cores.
 #
 # Settings, from the environment:
 #   LENAWARE  the program                      [lenaware]
@@ -23,12 +24,15 @@
 #   KINDS     what is trained                  [lexical neighbour ridge pooling-mlp head
 #                                               lora-head stack lora len-token]; also: encoder
 #   SIZES     instructions of learning curves  [1000 2000 5000; 100 200 where embedded]
-#   CURVES    the kinds that have one          [lexical head]
+#   CURVES    the kinds that have one          [lexical head]; also: lora-head
 #   SEEDS     seeds of head and lora-head      [1 2 3]
 #   MODEL     what is looked into and tuned    [smollm2-135m]
+#   FIRST     the model is asked for its own lengths, untuned, over so many instructions of
+#             VAL, and all others are evaluated on these beside it; 0: not   [1000]
 set -eu
 
 program=${LENAWARE:-lenaware}
+here=$(dirname "$0")
 train=${1:-embedded}
 val=${2:-$train}
 label=${LABEL:-max}
@@ -38,6 +42,7 @@ kinds=${KINDS:-lexical neighbour ridge pooling-mlp head lora-head stack lora len
 curves=${CURVES:-lexical head}
 seeds=${SEEDS:-1 2 3}
 model=${MODEL:-smollm2-135m}
+first=${FIRST:-1000}
 case $train in
     embedded) sizes=${SIZES:-100 200} ;;
     *) sizes=${SIZES:-1000 2000 5000} ;;
@@ -52,24 +57,20 @@ train_one() {
     folder=$1
     seed=$2
     shift 2
-    if [ -f "$folder/predictor.json" ]; then
-        return
+    if [ ! -f "$folder/predictor.json" ]; then
+        "$program" --seed "$seed" finetune --dataset "$train" --label "$label" --resume \
+            --out "$folder" "$@"
     fi
-    resume=
-    if [ -f "$folder/checkpoint.safetensors" ]; then
-        resume=--resume
-    fi
-    "$program" --seed "$seed" finetune --dataset "$train" --label "$label" --out "$folder" \
-        $resume "$@"
 }
 
-# model_of KIND: the flags that name the model, for the kinds that look into one. Heads share
-# the hidden states that the first of them computes.
-model_of() {
+# how KIND: the flags it is trained with. Heads share the hidden states that the first of them
+# computes.
+how() {
     case $1 in
-        lexical | neighbour | encoder | stack) ;;
-        head | pooling-mlp) echo "--model $model --states-cache $runs/states" ;;
-        *) echo "--model $model" ;;
+        lexical | neighbour | encoder | stack) echo "--predictor $1" ;;
+        head | pooling-mlp) echo "--predictor $1 --model $model --states-cache $runs/states" ;;
+        lora | lora-head) echo "--config $here/finetune/$1.toml --model $model" ;;
+        *) echo "--predictor $1 --model $model" ;;
     esac
 }
 
@@ -81,51 +82,63 @@ with() {
     esac
 }
 
+# seeded KIND: the folders of its seeds that are trained, with commas.
+seeded() {
+    group=
+    for seed in $seeds; do
+        if [ -f "$runs/$1-seed-$seed/predictor.json" ]; then
+            group=$group${group:+,}$runs/$1-seed-$seed
+        fi
+    done
+    echo "$group"
+}
+
 # The rows of the table, one `--predictor` each.
 set -- --predictor constant --predictor input-length
 
 for kind in $kinds; do
     case $kind in
         head | lora-head)
-            group=
-            case $kind in
-                head) how="--predictor head $(model_of head)" ;;
-                *) how="--config $(dirname "$0")/finetune/lora-head.toml $(model_of lora-head)" ;;
-            esac
             for seed in $seeds; do
-                train_one "$runs/$kind-seed-$seed" "$seed" $how
-                group=$group${group:+,}$runs/$kind-seed-$seed
+                train_one "$runs/$kind-seed-$seed" "$seed" $(how "$kind")
             done
-            set -- "$@" --predictor "$group"
+            set -- "$@" --predictor "$(seeded "$kind")"
             ;;
         stack)
-            # Mixes what was trained before it: with fewer than two there is nothing to mix.
-            members=
-            for member in lexical neighbour head-seed-${seeds%% *} \
-                $(for seed in $seeds; do echo "lora-head-seed-$seed"; done); do
-                if [ -f "$runs/$member/predictor.json" ]; then
-                    members=$members${members:+,}$runs/$member
-                fi
+            # Mixes what was trained before it: the tuned heads of all seeds, and these with
+            # the untuned one. With fewer than two there is nothing to mix.
+            tuned=$(seeded lora-head)
+            untuned=$(seeded head)
+            for members in "$tuned" "${tuned}${tuned:+,}${untuned%%,*}"; do
+                case $members in
+                    *,*) ;;
+                    *) continue ;;
+                esac
+                folder=$runs/stack
+                case $members in
+                    *"$runs/head"*) folder=$runs/stack-with-head ;;
+                esac
+                train_one "$folder" 1 --predictor stack --members "$members"
+                set -- "$@" --predictor "$folder"
             done
-            case $members in
-                *,*) ;;
-                *) continue ;;
-            esac
-            train_one "$runs/stack" 1 --predictor stack --members "$members"
-            set -- "$@" --predictor "$runs/stack"
             ;;
         *)
-            train_one "$runs/$kind" 1 --predictor "$kind" $(model_of "$kind")
+            train_one "$runs/$kind" 1 $(how "$kind")
             set -- "$@" --predictor "$runs/$kind"
             ;;
     esac
 done
 
+if [ "$first" -gt 0 ]; then
+    "$program" evaluate --dataset "$val" --fit-on "$train" --label "$label" --model "$model" \
+        --limit "$first" "$@" --predictor perception-only --predictor pia \
+        --out "$out/first-$first"
+fi
+
 for kind in $curves; do
     with "$kind" || continue
     for size in $sizes; do
-        train_one "$runs/$kind-$size" 1 --predictor "$kind" --limit "$size" --no-refit \
-            $(model_of "$kind")
+        train_one "$runs/$kind-$size" 1 $(how "$kind") --limit "$size" --no-refit
         set -- "$@" --predictor "$runs/$kind-$size"
     done
 done

@@ -17,7 +17,8 @@ use crate::instruction::{self, Instruction};
 use crate::lora::LoraConfig;
 use crate::model::{ModelFiles, resolve};
 use crate::persist;
-use crate::predictor::training::{TrainingData, train_ridge};
+use crate::predictor::state_ridge;
+use crate::predictor::training::TrainingData;
 use crate::predictor::{Workshop, training_lengths};
 use crate::provenance::environment;
 use crate::report::html::{ReportData, render};
@@ -151,7 +152,7 @@ fn with_model(
 
     progress::say(global, "2/5 fitting a ridge on hidden states");
     let ridge = base.join("ridge");
-    train_ridge(files, chat.clone(), &data, &ridge, |_| ())?;
+    state_ridge::train(files, chat.clone(), &data, true, &ridge, |_| ())?;
 
     progress::say(global, "3/5 tuning a LoRA adapter");
     let lora = base.join("lora");

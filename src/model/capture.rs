@@ -1,13 +1,40 @@
 //! Taking hidden states out of a forward pass: what predictors' heads read.
 
-/// Residual states after chosen blocks. A layer is how many blocks have run: 0 is the
-/// embedding, `num_hidden_layers` the last block's output (before the final norm).
+use serde::{Deserialize, Serialize};
+
+/// Which residual states are taken. A layer is how many blocks have run: 0 is the embedding,
+/// `num_hidden_layers` the last block's output (before the final norm).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StatesOf {
+    /// Layers whose state at the last token is taken.
+    pub last: Vec<usize>,
+    /// Layers whose states are averaged over the tokens (of a prompt: over what follows the
+    /// chat template's beginning).
+    pub mean: Vec<usize>,
+}
+
+impl StatesOf {
+    /// Vectors of `hidden_size` a chunk.
+    pub fn vectors(&self) -> usize {
+        self.last.len() + self.mean.len()
+    }
+
+    /// The deepest layer asked for.
+    pub fn deepest(&self) -> usize {
+        self.last
+            .iter()
+            .chain(&self.mean)
+            .copied()
+            .max()
+            .unwrap_or(0)
+    }
+}
+
+/// States taken in a pass.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Capture {
-    /// Layers whose state at each chunk's last token is taken.
-    pub last: Vec<usize>,
-    /// Layers whose states are averaged over each chunk's tokens.
-    pub mean: Vec<usize>,
+    pub of: StatesOf,
     /// The first token of each chunk that the averages take in; empty for all.
     pub mean_from: Vec<usize>,
     /// Whether the pass ends after the deepest of these layers, if no chunk wants logits. The
@@ -19,38 +46,27 @@ pub struct Capture {
 }
 
 impl Capture {
-    /// The deepest layer asked for.
-    pub fn deepest(&self) -> usize {
-        self.last
-            .iter()
-            .chain(&self.mean)
-            .copied()
-            .max()
-            .unwrap_or(0)
-    }
-
     /// Room for `chunks` chunks.
     pub(super) fn begin(&mut self, chunks: usize, hidden: usize) {
         self.states.clear();
-        self.states
-            .resize(chunks * (self.last.len() + self.mean.len()) * hidden, 0.0);
+        self.states.resize(chunks * self.of.vectors() * hidden, 0.0);
     }
 
     /// Takes what is wanted of `layer` from `states` `[rows][hidden]`; `ends` is where each
     /// chunk's rows end.
     pub(super) fn take(&mut self, layer: usize, ends: &[usize], hidden: usize, states: &[f32]) {
-        let width = self.last.len() + self.mean.len();
+        let width = self.of.vectors();
         let row = |at: usize| &states[at * hidden..(at + 1) * hidden];
         let mut begin = 0;
         for (chunk, &end) in ends.iter().enumerate() {
             let to = &mut self.states[chunk * width * hidden..(chunk + 1) * width * hidden];
-            let (last, mean) = to.split_at_mut(self.last.len() * hidden);
-            for (to, _) in wanted(last, &self.last, layer, hidden) {
+            let (last, mean) = to.split_at_mut(self.of.last.len() * hidden);
+            for (to, _) in wanted(last, &self.of.last, layer, hidden) {
                 to.copy_from_slice(row(end - 1));
             }
             let skipped = self.mean_from.get(chunk).copied().unwrap_or(0);
             let first = (begin + skipped).min(end - 1);
-            for (to, _) in wanted(mean, &self.mean, layer, hidden) {
+            for (to, _) in wanted(mean, &self.of.mean, layer, hidden) {
                 for at in first..end {
                     to.iter_mut().zip(row(at)).for_each(|(t, s)| *t += s);
                 }

@@ -238,7 +238,7 @@ impl Llama {
             capture.begin(chunks.len(), hidden);
             capture.take(0, &ends, hidden, &w.hidden);
             if capture.stops_early && !chunks.iter().any(|c| c.logits) {
-                depth = depth.min(capture.deepest());
+                depth = depth.min(capture.of.deepest());
             }
         }
         let team = &self.team;

@@ -4,7 +4,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::prediction::{LEVELS, Quantiles};
+use super::prediction::{LEVELS, Prediction, Quantiles};
+use super::trials::{Trials, mean_absolute_error};
 
 /// One shift of the log length a level, fitted on instructions that training did not see.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -70,6 +71,70 @@ impl Calibration {
     /// The calibrated quantiles about a single predicted number.
     pub fn apply_point(&self, tokens: f64) -> Quantiles {
         self.apply(&point(tokens))
+    }
+}
+
+/// The distribution about a predictor's single number, and which number it predicts in the end.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PointCalibration {
+    calibration: Calibration,
+    /// Whether the calibrated median is predicted rather than the number itself.
+    median: bool,
+}
+
+/// How a [`PointCalibration`] did on the instructions it was fitted on.
+pub struct HeldOutPoints {
+    pub quantiles: Vec<Quantiles>,
+    /// Mean absolute error of what is predicted, tokens.
+    pub error: f64,
+}
+
+impl PointCalibration {
+    /// Fits the shifts on held-out predictions and their labels, tokens, and notes in `trials`
+    /// whether the calibrated median errs less there than the numbers do.
+    pub fn fit(
+        predicted: &[f64],
+        labels: &[f64],
+        limit: f64,
+        trials: &mut Trials,
+    ) -> (PointCalibration, HeldOutPoints) {
+        let calibration = Calibration::fit_points(predicted, labels, limit);
+        let quantiles: Vec<Quantiles> = (predicted.iter())
+            .map(|p| calibration.apply_point(*p))
+            .collect();
+        let medians: Vec<f64> = quantiles.iter().map(|q| q.at(0.5)).collect();
+        let shifted = mean_absolute_error(&medians, labels);
+        let median = trials.note("the same, calibrated median".into(), shifted);
+        let error = match median {
+            true => shifted,
+            false => mean_absolute_error(predicted, labels),
+        };
+        let fitted = PointCalibration {
+            calibration,
+            median,
+        };
+        (fitted, HeldOutPoints { quantiles, error })
+    }
+
+    /// What is predicted where the predictor says `point` tokens.
+    pub fn prediction(&self, point: f64) -> Prediction {
+        let quantiles = self.calibration.apply_point(point);
+        Prediction {
+            tokens: match self.median {
+                true => quantiles.at(0.5),
+                false => point,
+            },
+            unparsable: false,
+            quantiles: Some(quantiles),
+        }
+    }
+
+    /// To follow the words for what was chosen.
+    pub fn in_words(&self) -> &'static str {
+        match self.median {
+            true => ", calibrated median",
+            false => "",
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 use crate::model::{ModelFiles, SentenceEncoder};
 
-use super::calibration::Calibration;
+use super::calibration::PointCalibration;
 use super::fitted_file::{self, FittedFile, tensor};
 use super::held_out::HeldOut;
 use super::lexical::longest;
@@ -20,7 +20,7 @@ use super::ridge::{RidgeFit, System};
 use super::stored::{Description, Kind};
 use super::training::TrainingData;
 use super::trials::{Chosen, Trials, mean_absolute_error};
-use super::{Prediction, Predictor, Quantiles, Query};
+use super::{Prediction, Predictor, Query, asked_of};
 
 const FILE: &str = "encoder.safetensors";
 /// Training instructions that texts are held against, at most.
@@ -71,9 +71,8 @@ struct Settings {
     encoder: String,
     hidden_size: usize,
     width: f32,
-    calibration: Calibration,
-    /// Whether the calibrated median is predicted rather than the line's own value.
-    median: bool,
+    #[serde(flatten)]
+    calibration: PointCalibration,
 }
 
 /// A fitted encoder as a predictor, with its distribution.
@@ -129,7 +128,7 @@ pub fn train(
         let held_rows = landmarks.expand(&held_out, hidden)?;
         let system = System::new(&rows.chunks_exact(features).collect::<Vec<_>>(), &labels);
         for penalty in PENALTIES {
-            let line = system.solve(0, penalty * labels.len() as f64)?;
+            let line = system.solve(penalty * labels.len() as f64)?;
             let predicted: Vec<f64> = held_rows
                 .chunks_exact(features)
                 .map(|row| line.predict(row))
@@ -140,45 +139,32 @@ pub fn train(
                 false => format!("vector, penalty {penalty}"),
             };
             if trials.note(what.clone(), error) {
-                best = Some((what, landmarks.clone(), penalty, line, predicted, error));
+                best = Some((what, landmarks.clone(), penalty, line, predicted));
             }
         }
     }
-    let (mut choice, landmarks, penalty, mut line, predicted, mut error) =
+    let (choice, landmarks, penalty, mut line, predicted) =
         best.ok_or_else(|| Error::Numeric("no line on the encoder has a finite error".into()))?;
-    let calibration = Calibration::fit_points(&predicted, &held_labels, longest(&labels));
-    let held: Vec<Quantiles> = predicted
-        .iter()
-        .map(|p| calibration.apply_point(*p))
-        .collect();
-    let medians: Vec<f64> = predicted
-        .iter()
-        .map(|p| calibration.apply_point(*p).at(0.5))
-        .collect();
-    let shifted = mean_absolute_error(&medians, &held_labels);
-    let median = trials.note("the same, calibrated median".into(), shifted);
-    if median {
-        error = shifted;
-        choice.push_str(", calibrated median");
-    }
+    let limit = longest(&labels);
+    let (calibration, held) = PointCalibration::fit(&predicted, &held_labels, limit, &mut trials);
+    let choice = choice + calibration.in_words();
     let (texts, labels) = data.for_final_fit(refit);
     if refit {
         let all = landmarks.expand(&[vectors, held_out].concat(), hidden)?;
         let rows: Vec<&[f32]> = all.chunks_exact(landmarks.features(hidden)).collect();
-        line = System::new(&rows, &labels).solve(0, penalty * labels.len() as f64)?;
+        line = System::new(&rows, &labels).solve(penalty * labels.len() as f64)?;
     }
     let settings = Settings {
         encoder: named.to_string(),
         hidden_size: hidden,
         width: landmarks.width,
         calibration,
-        median,
     };
     let landmarks = [("landmarks", tensor(&landmarks.vectors)?)];
     fitted_file::write(&out.join(FILE), &settings, &landmarks)?;
     line.write(out)?;
     trials.write(out)?;
-    HeldOut::write(out, data.validation_ids(), &held)?;
+    HeldOut::write(out, data.validation_ids(), &held.quantiles)?;
     Description {
         model: encoder.name().to_string(),
         model_sha256: encoder.sha256().to_string(),
@@ -187,7 +173,7 @@ pub fn train(
     .write(out)?;
     Ok(Chosen {
         choice,
-        validation_error: error,
+        validation_error: held.error,
         validation_instructions: held_labels.len(),
         training_instructions: texts.len(),
     })
@@ -243,25 +229,14 @@ impl Predictor for Encoder {
     }
 
     fn predict(&self, queries: &[Query<'_>]) -> Result<Vec<Prediction>> {
-        super::need_texts(self.name(), queries.iter().map(|q| q.instruction))?;
-        let texts: Vec<&str> = queries.iter().map(|q| q.instruction).collect();
+        let asked = asked_of(self.name(), queries)?;
+        let texts: Vec<&str> = asked.iter().map(|(_, text)| *text).collect();
         let hidden = self.encoder.hidden_size();
         let vectors = self.encoder.embed(&texts, |_| ())?;
         let rows = self.landmarks.expand(&vectors, hidden)?;
         let predictions = rows
             .chunks_exact(self.landmarks.features(hidden))
-            .map(|row| {
-                let point = self.line.predict(row);
-                let quantiles = self.settings.calibration.apply_point(point);
-                Prediction {
-                    tokens: match self.settings.median {
-                        true => quantiles.at(0.5),
-                        false => point,
-                    },
-                    unparsable: false,
-                    quantiles: Some(quantiles),
-                }
-            });
+            .map(|row| self.settings.calibration.prediction(self.line.predict(row)));
         Ok(predictions.collect())
     }
 }

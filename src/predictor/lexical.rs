@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 
-use super::calibration::Calibration;
+use super::calibration::PointCalibration;
 use super::fitted_file::{self, FittedFile, tensor};
 use super::held_out::HeldOut;
 use super::sparse_ridge::{self, SparseFit, SparseRows};
@@ -15,7 +15,7 @@ use super::stored::Kind;
 use super::training::TrainingData;
 use super::trials::{Chosen, Trials, mean_absolute_error};
 use super::vocabulary::{TermsConfig, Vocabulary, asked_and_given};
-use super::{Prediction, Predictor, Quantiles, Query};
+use super::{Prediction, Predictor, Query, asked_of};
 
 const FILE: &str = "lexical.safetensors";
 /// Penalties tried, the largest first: each starts from the solution before it. Rows have
@@ -210,7 +210,7 @@ pub fn choose(
     validation: (&[&str], &[f64]),
     terms: TermsConfig,
     trials: &mut Trials,
-) -> Result<(LexicalChoice, Vec<f64>, f64)> {
+) -> Result<(LexicalChoice, Vec<f64>)> {
     let features = Features::fit(train.0, terms);
     let (rows, held_out) = (features.rows(train.0), features.rows(validation.0));
     let limit = longest(train.1);
@@ -226,7 +226,7 @@ pub fn choose(
                 .collect();
             let error = mean_absolute_error(&predicted, validation.1);
             if trials.note(format!("{} scale, penalty {penalty}", scale.name()), error) {
-                best = Some((LexicalChoice { scale, penalty }, predicted, error));
+                best = Some((LexicalChoice { scale, penalty }, predicted));
             }
             before = Some(line);
         }
@@ -241,9 +241,8 @@ struct Settings {
     choice: LexicalChoice,
     intercept: f64,
     limit: f64,
-    calibration: Calibration,
-    /// Whether the calibrated median is predicted rather than the line's own value.
-    median: bool,
+    #[serde(flatten)]
+    calibration: PointCalibration,
 }
 
 /// The fit as a predictor, with its distribution.
@@ -268,26 +267,14 @@ pub fn train(
     let (texts, labels) = (data.train_texts(), data.train_labels());
     let (held_texts, held_labels) = (data.validation_texts(), data.validation_labels());
     let mut trials = Trials::default();
-    let (choice, predicted, mut error) = choose(
+    let (choice, predicted) = choose(
         (&texts, &labels),
         (&held_texts, &held_labels),
         terms,
         &mut trials,
     )?;
-    let calibration = Calibration::fit_points(&predicted, &held_labels, longest(&labels));
-    let held: Vec<Quantiles> = predicted
-        .iter()
-        .map(|p| calibration.apply_point(*p))
-        .collect();
-    let medians: Vec<f64> = predicted
-        .iter()
-        .map(|p| calibration.apply_point(*p).at(0.5))
-        .collect();
-    let shifted = mean_absolute_error(&medians, &held_labels);
-    let median = trials.note("the same, calibrated median".into(), shifted);
-    if median {
-        error = shifted;
-    }
+    let limit = longest(&labels);
+    let (calibration, held) = PointCalibration::fit(&predicted, &held_labels, limit, &mut trials);
     let (texts, labels) = data.for_final_fit(refit);
     let fit = LexicalFit::fit(&texts, &labels, terms, choice)?;
     let predictor = Lexical {
@@ -298,13 +285,12 @@ pub fn train(
             intercept: fit.line.intercept,
             limit: fit.limit,
             calibration,
-            median,
         },
         fit,
     };
     predictor.write(out)?;
     trials.write(out)?;
-    HeldOut::write(out, data.validation_ids(), &held)?;
+    HeldOut::write(out, data.validation_ids(), &held.quantiles)?;
     data.describe_words(Kind::Lexical, texts.len()).write(out)?;
     Ok(Chosen {
         choice: format!(
@@ -312,9 +298,9 @@ pub fn train(
             predictor.fit.features.vocabulary.len(),
             choice.scale.name(),
             choice.penalty,
-            if median { ", calibrated median" } else { "" }
+            predictor.settings.calibration.in_words()
         ),
-        validation_error: error,
+        validation_error: held.error,
         validation_instructions: held_labels.len(),
         training_instructions: texts.len(),
     })
@@ -381,20 +367,13 @@ impl Predictor for Lexical {
     }
 
     fn predict(&self, queries: &[Query<'_>]) -> Result<Vec<Prediction>> {
-        super::need_texts(self.name(), queries.iter().map(|q| q.instruction))?;
-        let predictions = queries.iter().map(|query| {
-            let point = self.fit.predict(query.instruction);
-            let quantiles = self.settings.calibration.apply_point(point);
-            Prediction {
-                tokens: match self.settings.median {
-                    true => quantiles.at(0.5),
-                    false => point,
-                },
-                unparsable: false,
-                quantiles: Some(quantiles),
-            }
-        });
-        Ok(predictions.collect())
+        let said = asked_of(self.name(), queries)?
+            .into_iter()
+            .map(|(_, text)| {
+                let point = self.fit.predict(text);
+                self.settings.calibration.prediction(point)
+            });
+        Ok(said.collect())
     }
 }
 

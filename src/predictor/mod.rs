@@ -18,6 +18,7 @@ mod prediction;
 pub mod ridge;
 pub mod sparse_ridge;
 pub mod stack;
+pub mod state_ridge;
 pub mod states;
 pub mod states_cache;
 pub mod stored;
@@ -107,6 +108,16 @@ pub fn need_texts<'a>(who: &str, mut instructions: impl Iterator<Item = &'a str>
         ))),
         false => Ok(()),
     }
+}
+
+/// Id and text of what is asked about, for those that read texts.
+///
+/// # Errors
+/// As [`need_texts`].
+fn asked_of<'q>(who: &str, queries: &[Query<'q>]) -> Result<Vec<(&'q str, &'q str)>> {
+    need_texts(who, queries.iter().map(|q| q.instruction))?;
+    let both = queries.iter().map(|q| (q.instruction_id, q.instruction));
+    Ok(both.collect())
 }
 
 fn training_median(training: &[TrainingLength]) -> Result<f64> {
@@ -247,7 +258,7 @@ impl Workshop {
             stored::Kind::Ridge => {
                 let chat = self.chat_of(Some(&description))?;
                 description.check_model(dir, chat.sha256())?;
-                Ok(Box::new(ridge::Ridge::read(spec, dir, chat)?))
+                Ok(Box::new(state_ridge::StateRidge::read(spec, dir, chat)?))
             }
             stored::Kind::Lora => self.tuned(spec, dir, Some(&description), training),
             stored::Kind::LoraHead | stored::Kind::LenToken => {

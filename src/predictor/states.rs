@@ -2,44 +2,16 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use serde::{Deserialize, Serialize};
-
 use crate::error::{Error, Result};
 use crate::model::ChatModel;
 use crate::model::capture::Capture;
+pub use crate::model::capture::StatesOf;
 use crate::model::kv_cache::KvCache;
 use crate::model::llama::{Chunk, Workspace};
 
 /// Prompt tokens run in one pass.
 const PASS_TOKENS: usize = 512;
 const SLOTS: usize = 32;
-
-/// Which states make a prompt's features. A layer is how many blocks have run.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct StatesOf {
-    /// Layers whose state at the prompt's last token is taken.
-    pub last: Vec<usize>,
-    /// Layers whose states are averaged over what follows the chat template's beginning.
-    pub mean: Vec<usize>,
-}
-
-impl StatesOf {
-    /// Vectors of `hidden_size` an instruction.
-    pub fn vectors(&self) -> usize {
-        self.last.len() + self.mean.len()
-    }
-
-    /// The deepest layer asked for.
-    pub fn deepest(&self) -> usize {
-        self.last
-            .iter()
-            .chain(&self.mean)
-            .copied()
-            .max()
-            .unwrap_or(0)
-    }
-}
 
 /// Reads hidden states of chat prompts. What the chat template begins every prompt with is run
 /// once and kept.
@@ -145,8 +117,7 @@ impl StateReader {
                 })
                 .collect();
             let mut capture = Capture {
-                last: of.last.clone(),
-                mean: of.mean.clone(),
+                of: of.clone(),
                 mean_from: openings[next..end].iter().map(|o| o - shared).collect(),
                 stops_early: true,
                 states: Vec::new(),

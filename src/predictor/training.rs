@@ -1,15 +1,10 @@
-//! Training the predictors that are trained, each into a folder of its own.
-
-use std::path::Path;
-use std::sync::Arc;
+//! What predictors are trained on, and what their folders say of it.
 
 use crate::dataset::{Instance, Label, LengthDataset, Split};
 use crate::error::{Error, Result};
 use crate::evaluate::statistics::median;
-use crate::model::{ChatModel, ModelFiles};
+use crate::model::ModelFiles;
 
-use super::ridge::{self, Examples, Trial};
-use super::states::{StateReader, StatesOf};
 use super::stored::{Description, Kind};
 
 /// The parts of a dataset that training sees; the test split is never among them.
@@ -137,51 +132,4 @@ impl<'d> TrainingData<'d> {
             ..self.describe_words(kind, instructions)
         })
     }
-}
-
-/// Fits the ridge into `out`; returns how every layer and penalty did on validation.
-///
-/// # Errors
-/// A prompt that does not fit the model, or a folder that cannot be written.
-pub fn train_ridge(
-    files: &ModelFiles,
-    chat: Arc<ChatModel>,
-    data: &TrainingData<'_>,
-    out: &Path,
-    mut on_progress: impl FnMut(usize),
-) -> Result<Vec<Trial>> {
-    let layers = ridge::candidate_layers(chat.config().num_hidden_layers);
-    let reader = StateReader::new(chat)?;
-    let of_layers = StatesOf {
-        last: layers.clone(),
-        mean: Vec::new(),
-    };
-    let run = |of: &[Instance<'_>], done: usize, on: &mut dyn FnMut(usize)| {
-        let asked: Vec<(&str, &str)> = of
-            .iter()
-            .map(|i| (i.instruction_id, i.instruction))
-            .collect();
-        reader
-            .read(&asked, &of_layers, |n| on(done + n))
-            .map_err(|e| e.from_file(&data.name))
-    };
-    let train_states = run(&data.train, 0, &mut on_progress)?;
-    let validation_states = run(&data.validation, data.train.len(), &mut on_progress)?;
-    let (train_labels, validation_labels) =
-        (data.labels(&data.train), data.labels(&data.validation));
-    let (fitted, trials) = ridge::fit(
-        &layers,
-        &Examples {
-            states: &train_states,
-            labels: &train_labels,
-        },
-        &Examples {
-            states: &validation_states,
-            labels: &validation_labels,
-        },
-    )?;
-    fitted.write(out)?;
-    data.describe(Kind::Ridge, files, data.train.len())?
-        .write(out)?;
-    Ok(trials)
 }

@@ -23,8 +23,8 @@ use super::training::TrainingData;
 const TARGET_CELL: f64 = 50.0;
 /// Validation instructions whose loss is watched.
 pub(super) const WATCHED: usize = 256;
-/// The run's checkpoint in its folder.
-pub const CHECKPOINT: &str = "checkpoint.safetensors";
+/// The checkpoints that a run may leave in its folder.
+pub const CHECKPOINTS: [&str; 2] = ["checkpoint.safetensors", "refit-checkpoint.safetensors"];
 
 /// What a run reports of itself.
 pub enum TuneProgress<'a> {
@@ -109,37 +109,91 @@ pub fn train_lora(
     let model = TrainableLlama::with_options(&checkpoint, Some(adapter), team, options)?;
     drop(checkpoint);
     let mut training = Training::new(model, config.clone())?;
-    let outcome = run(tune, &mut training, &train, &watched, on_progress)?;
+    let part = Part::first();
+    let outcome = run(tune, &mut training, &train, &watched, &part, on_progress)?;
     peft::write(&training.model.adapter()?, tune.out)?;
-    finish(tune, data, Kind::Lora)?;
+    finish(tune, data, Kind::Lora, data.train.len())?;
     Ok(outcome)
 }
 
-/// Trains to the end of the run, the best values on validation taken in the end.
+/// A part of a run: what is tuned with some instructions kept apart, or what is tuned again on
+/// all of them.
+pub(super) struct Part {
+    checkpoint: &'static str,
+    /// Begins the names of its log and figure.
+    log: &'static str,
+    /// Steps after which it ends, if that is before the schedule does.
+    until: Option<usize>,
+}
+
+impl Part {
+    pub fn first() -> Part {
+        Part {
+            checkpoint: CHECKPOINTS[0],
+            log: "",
+            until: None,
+        }
+    }
+
+    pub fn refit(steps: usize) -> Part {
+        Part {
+            checkpoint: CHECKPOINTS[1],
+            log: "refit-",
+            until: Some(steps),
+        }
+    }
+
+    pub fn checkpoint(&self, out: &Path) -> PathBuf {
+        out.join(self.checkpoint)
+    }
+
+    pub fn remove_checkpoint(&self, out: &Path) -> Result<()> {
+        let state = self.checkpoint(out);
+        match std::fs::remove_file(&state) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io(&state, e)),
+            _ => Ok(()),
+        }
+    }
+
+    /// What the log in `out` says of the part.
+    pub fn outcome(&self, out: &Path) -> Result<TuneOutcome> {
+        Ok(Log::read(out, self.log, usize::MAX)?.outcome(self.curve(out)))
+    }
+
+    /// The loss figure, without extension.
+    fn curve(&self, out: &Path) -> PathBuf {
+        out.join(format!("{}loss", self.log))
+    }
+}
+
+/// Trains to the end of the part, the best values on the `watched` examples, if there are any,
+/// taken in the end.
 pub(super) fn run<O: Objective>(
     tune: &Tune<'_>,
     training: &mut Training,
     train: &O,
     watched: &O,
+    part: &Part,
     on_progress: OnProgress<'_>,
 ) -> Result<TuneOutcome> {
     let (config, out) = (&tune.config, tune.out);
-    let total_steps = config.total_steps(train.len());
+    let schedule = config.total_steps(train.len());
+    let total_steps = part.until.map_or(schedule, |until| until.min(schedule));
     let interval = config.evaluation_interval(train.len());
-    let state = out.join(CHECKPOINT);
+    let state = part.checkpoint(out);
     let plan = training.plan_memory(train)?;
     let _ = on_progress(TuneProgress::Planned(&plan));
     let mut log = Log::default();
     if tune.resume && state.exists() {
         training.restore(&state)?;
-        log = Log::read(out, training.step)?;
+        log = Log::read(out, part.log, training.step)?;
     }
     let mut kept = (training.step > 0).then_some(training.step);
     let mut stopped = false;
     let outcome = training.run(train, &mut |training, record| {
         log.steps.push(record.clone());
         let step = training.step;
-        if step.is_multiple_of(interval) || step == total_steps {
+        if watched.len() > 0 && (step.is_multiple_of(interval) || step == total_steps) {
             let loss = training.evaluate(watched)?;
             log.validation.push((step, loss));
         }
@@ -152,11 +206,11 @@ pub(super) fn run<O: Objective>(
         let patience_spent = training.out_of_patience();
         let due = stopped || step.is_multiple_of(config.checkpoint_every);
         if due && step < total_steps && !patience_spent {
-            log.write(out)?;
+            log.write(out, part.log)?;
             training.save(&state)?;
             kept = Some(step);
         }
-        Ok(match stopped || patience_spent {
+        Ok(match stopped || patience_spent || step >= total_steps {
             true => ControlFlow::Break(()),
             false => ControlFlow::Continue(()),
         })
@@ -178,27 +232,26 @@ pub(super) fn run<O: Objective>(
             out.display()
         )));
     }
-    log.write(out)?;
+    log.write(out, part.log)?;
     training.take_best();
     let points: Vec<(u64, f64)> = log.steps.iter().map(|r| (r.step as u64, r.loss)).collect();
     let watched: Vec<(u64, f64)> = log.validation.iter().map(|v| (v.0 as u64, v.1)).collect();
-    loss_curve(&out.join("loss"), &points, &watched)?;
-    Ok(TuneOutcome {
-        steps: training.step,
-        loss: log.steps.last().map_or(f64::NAN, |r| r.loss),
-        validation: log.validation,
-        best: training.best.as_ref().map(|b| (b.step, b.loss)),
-        curve: out.join("loss.svg"),
-    })
+    let curve = part.curve(out);
+    loss_curve(&curve, &points, &watched)?;
+    Ok(log.outcome(curve))
 }
 
-/// Writes the description, which makes the folder a whole one, and removes the checkpoint.
-pub(super) fn finish(tune: &Tune<'_>, data: &TrainingData<'_>, kind: Kind) -> Result<()> {
-    data.describe(kind, tune.files, data.train.len())?
+/// Writes the description, which makes the folder a whole one, and removes the checkpoints.
+pub(super) fn finish(
+    tune: &Tune<'_>,
+    data: &TrainingData<'_>,
+    kind: Kind,
+    instructions: usize,
+) -> Result<()> {
+    data.describe(kind, tune.files, instructions)?
         .write(tune.out)?;
-    let state = tune.out.join(CHECKPOINT);
-    if state.exists() {
-        std::fs::remove_file(&state).map_err(|e| Error::io(&state, e))?;
+    for part in [Part::first(), Part::refit(0)] {
+        part.remove_checkpoint(tune.out)?;
     }
     Ok(())
 }
@@ -216,7 +269,7 @@ fn example(tune: &Tune<'_>, instance: &Instance<'_>, label: Label, end: u32) -> 
     })
 }
 
-/// `loss.csv` and `validation.csv` of a training run.
+/// `loss.csv` and `validation.csv` of a part.
 #[derive(Default)]
 struct Log {
     steps: Vec<StepRecord>,
@@ -224,7 +277,7 @@ struct Log {
 }
 
 impl Log {
-    fn write(&self, out: &Path) -> Result<()> {
+    fn write(&self, out: &Path, prefix: &str) -> Result<()> {
         let mut text = String::from("step,loss,learning_rate,grad_norm,tokens_per_s\n");
         for r in &self.steps {
             text.push_str(&format!(
@@ -232,16 +285,19 @@ impl Log {
                 r.step, r.loss, r.learning_rate, r.grad_norm, r.tokens_per_s
             ));
         }
-        persist::write(&out.join("loss.csv"), text.as_bytes())?;
+        persist::write(&out.join(format!("{prefix}loss.csv")), text.as_bytes())?;
         let mut text = String::from("step,validation_loss\n");
         for (step, loss) in &self.validation {
             text.push_str(&format!("{step},{loss}\n"));
         }
-        persist::write(&out.join("validation.csv"), text.as_bytes())
+        persist::write(
+            &out.join(format!("{prefix}validation.csv")),
+            text.as_bytes(),
+        )
     }
 
     /// What was logged up to `step`.
-    fn read(out: &Path, step: usize) -> Result<Log> {
+    fn read(out: &Path, prefix: &str, step: usize) -> Result<Log> {
         fn rows<T: serde::de::DeserializeOwned>(path: PathBuf) -> Result<Vec<T>> {
             let damaged = |e: csv::Error| Error::malformed(&path, format!("is damaged: {e}"));
             csv::Reader::from_path(&path)
@@ -250,10 +306,21 @@ impl Log {
                 .collect::<std::result::Result<_, _>>()
                 .map_err(damaged)
         }
-        let mut steps: Vec<StepRecord> = rows(out.join("loss.csv"))?;
+        let mut steps: Vec<StepRecord> = rows(out.join(format!("{prefix}loss.csv")))?;
         steps.truncate(step);
-        let mut validation: Vec<(usize, f64)> = rows(out.join("validation.csv"))?;
+        let mut validation: Vec<(usize, f64)> = rows(out.join(format!("{prefix}validation.csv")))?;
         validation.retain(|(at, _)| *at <= step);
         Ok(Log { steps, validation })
+    }
+
+    fn outcome(self, curve: PathBuf) -> TuneOutcome {
+        let best = (self.validation.iter().copied()).min_by(|a, b| a.1.total_cmp(&b.1));
+        TuneOutcome {
+            steps: self.steps.len(),
+            loss: self.steps.last().map_or(f64::NAN, |r| r.loss),
+            validation: self.validation,
+            best,
+            curve: curve.with_extension("svg"),
+        }
     }
 }

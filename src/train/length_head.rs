@@ -12,8 +12,9 @@ use crate::error::{Error, Result};
 use crate::kernel::backward::{dot, softmax};
 
 use super::batch::Sequence;
+use super::dropout::{Dropout, mix};
 use super::llama::TrainableLlama;
-use super::objective::Objective;
+use super::objective::{Learning, Objective};
 use super::parameters::Parameters;
 
 /// What a head says.
@@ -43,6 +44,8 @@ pub struct LengthHeadConfig {
     /// the last of these.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub depth: Option<usize>,
+    /// Share of what each of its layers reads that is dropped while learning.
+    pub dropout: f64,
     /// Whether the label is learnt, or all samples.
     pub target: Target,
     pub learning_rate: f64,
@@ -66,6 +69,7 @@ impl Default for LengthHeadConfig {
             bins: 40,
             smoothing: 1.0,
             depth: None,
+            dropout: 0.0,
             target: Target::Label,
             learning_rate: 1e-3,
         }
@@ -80,12 +84,13 @@ impl LengthHeadConfig {
         if !(2..=1000).contains(&self.bins)
             || self.hidden > 1 << 14
             || self.depth == Some(0)
+            || !(0.0..1.0).contains(&self.dropout)
             || !(self.smoothing > 0.0 && self.smoothing.is_finite())
             || !(rate > 0.0 && rate.is_finite())
         {
             return Err(Error::Usage(
                 "a head needs 2 to 1000 bins, at most 16384 hidden units, a depth of at \
-                 least 1, and smoothing and learning rate above 0"
+                 least 1, a dropout from 0 to below 1, and smoothing and learning rate above 0"
                     .into(),
             ));
         }
@@ -148,11 +153,18 @@ impl HeadShape {
         values
     }
 
-    /// The outputs for one state; `inner` receives what each layer read.
+    /// The outputs for one state; `inner` receives what each layer read. `dropped` are masks
+    /// and the row that draws its own of them.
     ///
     /// # Panics
     /// If `values` or `state` are shorter than the form says.
-    pub fn forward(&self, values: &[f32], state: &[f32], inner: &mut Vec<Vec<f32>>) -> Vec<f32> {
+    pub fn forward(
+        &self,
+        values: &[f32],
+        state: &[f32],
+        dropped: (Dropout, usize),
+        inner: &mut Vec<Vec<f32>>,
+    ) -> Vec<f32> {
         inner.clear();
         let mut x: Vec<f32> = state[..self.states]
             .iter()
@@ -160,6 +172,7 @@ impl HeadShape {
             .collect();
         let (layers, mut at) = (self.layers(), 0);
         for (index, (from, to)) in layers.iter().enumerate() {
+            dropped.0.apply(index, dropped.1, &mut x);
             let biases = &values[at + from * to..at + (from + 1) * to];
             let rows = values[at..at + from * to].chunks_exact(*from);
             let mut y: Vec<f32> = rows.zip(biases).map(|(w, b)| dot(w, &x) + b).collect();
@@ -179,11 +192,12 @@ impl HeadShape {
         values: &[f32],
         gradients: &mut [f32],
         inner: &[Vec<f32>],
+        dropped: (Dropout, usize),
         mut d: Vec<f32>,
         d_state: &mut [f32],
     ) {
         let mut at = self.parameters();
-        for ((from, to), x) in self.layers().iter().zip(inner).rev() {
+        for (index, ((from, to), x)) in self.layers().iter().zip(inner).enumerate().rev() {
             at -= (from + 1) * to;
             let mut dx = vec![0.0; *from];
             for (o, d) in d.iter().enumerate() {
@@ -195,6 +209,7 @@ impl HeadShape {
                 }
                 gradients[at + from * to + o] += d;
             }
+            dropped.0.apply(index, dropped.1, &mut dx);
             if at > 0 {
                 // Of what a rectifier let through.
                 dx.iter_mut().zip(x).for_each(|(dx, x)| {
@@ -250,6 +265,8 @@ pub struct LengthExamples {
     pub shape: HeadShape,
     /// The head's weights among the model's parameters.
     pub weights: Range<usize>,
+    /// Share of what each of its layers reads that is dropped while learning.
+    pub dropout: f64,
     pub prompts: Vec<Vec<u32>>,
     /// A distribution over the bins, or the logarithm of the label.
     pub targets: Vec<Vec<f32>>,
@@ -302,8 +319,12 @@ impl Objective for LengthExamples {
         &self,
         model: &mut TrainableLlama,
         examples: &[usize],
-        weight: Option<f64>,
+        learning: Option<Learning>,
     ) -> Result<f64> {
+        let dropout = match learning {
+            Some(learning) => Dropout::new(self.dropout, mix(learning.key)),
+            None => Dropout::off(),
+        };
         let width = self.shape.states;
         let (states, d_states, parameters) = model.states_and_gradients()?;
         let values = &parameters.values[self.weights.clone()];
@@ -311,9 +332,9 @@ impl Objective for LengthExamples {
         let (mut loss, mut inner) = (0.0, Vec::new());
         for (place, example) in examples.iter().enumerate() {
             let state = place * width..(place + 1) * width;
-            let mut out = self
-                .shape
-                .forward(values, &states[state.clone()], &mut inner);
+            let dropped = (dropout, place);
+            let read = &states[state.clone()];
+            let mut out = self.shape.forward(values, read, dropped, &mut inner);
             let target = &self.targets[*example];
             match self.shape.loss {
                 HeadLoss::Distribution => {
@@ -330,10 +351,11 @@ impl Objective for LengthExamples {
                     loss += 0.5 * f64::from(out[0]).powi(2);
                 }
             }
-            if let Some(weight) = weight {
-                out.iter_mut().for_each(|d| *d *= weight as f32);
+            if let Some(learning) = learning {
+                out.iter_mut().for_each(|d| *d *= learning.weight as f32);
                 let d_state = &mut d_states[state];
-                self.shape.backward(values, gradients, &inner, out, d_state);
+                self.shape
+                    .backward(values, gradients, &inner, dropped, out, d_state);
             }
         }
         Ok(loss)

@@ -73,6 +73,7 @@ fn run(loss: HeadLoss, hidden: usize, r: usize, learned: usize) -> (Training, Le
     let examples = LengthExamples {
         shape,
         weights,
+        dropout: 0.0,
         prompts,
         targets,
     };
@@ -128,8 +129,17 @@ fn heads_learn_with_an_adapter_under_them_or_only_a_token() {
 
 #[test]
 fn gradients_of_the_head_and_its_state_match_finite_differences() {
-    for (loss, hidden) in [(HeadLoss::Distribution, 8), (HeadLoss::LogRegression, 0)] {
-        let (mut training, examples) = run(loss, hidden, 2, 1);
+    for (loss, hidden, dropout) in [
+        (HeadLoss::Distribution, 8, 0.0),
+        (HeadLoss::Distribution, 8, 0.3),
+        (HeadLoss::LogRegression, 0, 0.0),
+    ] {
+        let (mut training, mut examples) = run(loss, hidden, 2, 1);
+        examples.dropout = dropout;
+        let learning = Learning {
+            weight: 1.0,
+            key: 3,
+        };
         let model = &mut training.model;
         let busy = noise(model.parameters.values.len(), 4);
         let values = model.parameters.values.iter_mut().zip(&busy);
@@ -141,7 +151,7 @@ fn gradients_of_the_head_and_its_state_match_finite_differences() {
             values.for_each(|(v, d)| *v += step * d);
             model.parameters.clear_gradients();
             crate::train::run_batch(model, &examples, &all, crate::train::Dropout::off()).unwrap();
-            let loss = examples.loss(model, &all, Some(1.0)).unwrap();
+            let loss = examples.loss(model, &all, Some(learning)).unwrap();
             model.backward().unwrap();
             model.parameters.values = before;
             (loss, model.parameters.gradients.clone())

@@ -29,7 +29,7 @@ use crate::error::{Error, Result};
 pub use block::StepTimes;
 pub use config::{Checkpointing, Dtype, TrainConfig};
 pub use memory::MemoryPlan;
-pub use objective::{Example, Objective};
+pub use objective::{Example, Learning, Objective};
 
 use adamw::AdamW;
 use batch::Batch;
@@ -121,10 +121,12 @@ impl Training {
         let mut loss = 0.0;
         for (index, examples) in batches.iter().enumerate() {
             let place = mix(self.step as u64) ^ index as u64;
-            let dropout = Dropout::new(self.model.dropout_rate(), mix(self.config.seed ^ place));
+            let key = mix(self.config.seed ^ place);
+            let dropout = Dropout::new(self.model.dropout_rate(), key);
             run_batch(&mut self.model, objective, examples, dropout)?;
             let weight = 1.0 / terms as f64;
-            loss += weight * objective.loss(&mut self.model, examples, Some(weight))?;
+            let learning = Some(Learning { weight, key });
+            loss += weight * objective.loss(&mut self.model, examples, learning)?;
             self.model.backward()?;
         }
         let grad_norm = match self.config.clip {

@@ -24,8 +24,8 @@ pub trait Objective {
     fn sequence(&self, example: usize) -> Sequence;
 
     /// The loss summed over `examples`, whose states the model's forward pass has just left in
-    /// it. With `weight`, also the gradients of `weight` times that sum: of the states, and
-    /// added to those of parameters that are the objective's own.
+    /// it. When `learning`, also the gradients of the weighted sum: of the states, and added to
+    /// those of parameters that are the objective's own.
     ///
     /// # Errors
     /// No memory.
@@ -33,8 +33,17 @@ pub trait Objective {
         &self,
         model: &mut TrainableLlama,
         examples: &[usize],
-        weight: Option<f64>,
+        learning: Option<Learning>,
     ) -> Result<f64>;
+}
+
+/// What learning from a micro-batch needs beside its examples.
+#[derive(Debug, Clone, Copy)]
+pub struct Learning {
+    /// Of each loss term in the step's loss.
+    pub weight: f64,
+    /// What an objective's own random draws follow from.
+    pub key: u64,
 }
 
 /// A prompt and the tokens that should follow it; the loss is the cross-entropy of these.
@@ -71,12 +80,12 @@ impl Objective for Vec<Example> {
         &self,
         model: &mut TrainableLlama,
         examples: &[usize],
-        weight: Option<f64>,
+        learning: Option<Learning>,
     ) -> Result<f64> {
         let targets: Vec<u32> = examples
             .iter()
             .flat_map(|&i| self[i].target.iter().copied())
             .collect();
-        model.vocabulary_loss(&targets, weight)
+        model.vocabulary_loss(&targets, learning.map(|l| l.weight))
     }
 }

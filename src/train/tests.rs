@@ -116,7 +116,17 @@ fn gradients(
     assert_eq!(batch.shared() > 0, share);
     model.parameters.clear_gradients();
     model.forward(batch, dropout).unwrap();
-    let loss = examples.loss(model, &all, Some(0.1)).unwrap() * 0.1;
+    let loss = examples
+        .loss(
+            model,
+            &all,
+            Some(Learning {
+                weight: 0.1,
+                key: 0,
+            }),
+        )
+        .unwrap()
+        * 0.1;
     model.backward().unwrap();
     (loss, model.parameters.gradients.clone())
 }

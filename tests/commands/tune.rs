@@ -1,8 +1,10 @@
 //! Tuning on a model so small that it takes seconds.
 
 use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
-use crate::{lenaware, read, refusal, succeed, succeed_json, tiny_model};
+use crate::{lenaware, read, refusal, succeed, succeed_json, text, tiny_model};
 
 const TUNE: &str = "--model model --dataset data --label mean --micro-batch-size 2 \
                     --gradient-accumulation 2";
@@ -79,6 +81,86 @@ fn a_run_that_diverges_says_so_and_keeps_its_checkpoint() {
     }
     assert!(dir.path().join("out/checkpoint.safetensors").exists());
     assert!(!dir.path().join("out/predictor.json").exists());
+}
+
+#[cfg(unix)]
+#[test]
+fn interrupted_and_killed_in_either_part_it_ends_as_if_it_had_not_been() {
+    let dir = prepared();
+    std::fs::write(
+        dir.path().join("tune.toml"),
+        "[train]\ncheckpoint_every = 1\n",
+    )
+    .unwrap();
+    let flags = |out: &str| {
+        format!(
+            "--predictor lora-head --lora-r 4 --lora-dropout 0.1 --tuned-head-hidden 8 \
+             --tuned-head-dropout 0.2 --epochs 150 --config tune.toml --out {out}"
+        )
+    };
+    succeed(&mut finetune(dir.path(), &flags("whole")));
+    let out = dir.path().join("cut");
+    // Runs until the file is written, then sends the signal.
+    let cut = |resume: &str, file: &str, signal: &str| {
+        let written = || out.join(file).metadata().and_then(|m| m.modified()).ok();
+        let before = written();
+        let mut command = finetune(dir.path(), &format!("{}{resume}", flags("cut")));
+        let child = command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn();
+        let mut child = child.unwrap();
+        while written().is_none() || written() == before {
+            assert!(
+                child.try_wait().unwrap().is_none(),
+                "it ended before {file}"
+            );
+            std::thread::sleep(Duration::from_micros(200));
+        }
+        let pid = child.id().to_string();
+        let sent = Command::new("kill").args([signal, &pid]).status();
+        assert!(sent.unwrap().success());
+        let output = child.wait_with_output().unwrap();
+        assert!(!output.status.success());
+        assert!(!out.join("predictor.json").exists());
+        text(&output.stderr)
+    };
+    let said = cut("", "checkpoint.safetensors", "-INT");
+    assert!(said.contains("with --resume continues"), "{said}");
+    let refused = refusal(&finetune(dir.path(), &flags("cut")).output().unwrap(), 2);
+    assert!(refused.contains("add --resume"), "{refused}");
+    cut(" --resume", "refit-checkpoint.safetensors", "-KILL");
+    let said = cut(" --resume", "refit-checkpoint.safetensors", "-INT");
+    assert!(said.contains("with --resume continues"), "{said}");
+    succeed(&mut finetune(
+        dir.path(),
+        &format!("{} --resume", flags("cut")),
+    ));
+
+    let file = |folder: &str, name: &str| std::fs::read(dir.path().join(folder).join(name));
+    for name in [
+        "adapter_model.safetensors",
+        "length_head.safetensors",
+        "held_out.jsonl",
+        "validation.csv",
+    ] {
+        assert!(
+            file("cut", name).unwrap() == file("whole", name).unwrap(),
+            "{name}"
+        );
+    }
+    // All but the last column, which is the speed.
+    let losses = |folder: &str, name: &str| -> Vec<String> {
+        let log = read(dir.path().join(folder).join(name));
+        let rows = log
+            .lines()
+            .filter_map(|l| Some(l.rsplit_once(',')?.0.to_string()));
+        rows.collect()
+    };
+    for name in ["loss.csv", "refit-loss.csv"] {
+        assert_eq!(losses("cut", name), losses("whole", name));
+        assert!(losses("whole", name).len() > 100);
+    }
+    for name in ["checkpoint.safetensors", "refit-checkpoint.safetensors"] {
+        assert!(!out.join(name).exists(), "{name}");
+    }
 }
 
 #[test]

@@ -32,7 +32,8 @@ pub(super) fn lora(
         Trainable::LenToken => Some((Kind::LenToken, &settings.tuned_head)),
         _ => None,
     };
-    let outcome = tune_kind(global, files, data, head, lora, config, out, resume)?;
+    let refit = settings.refit;
+    let outcome = tune_kind(global, files, data, head, refit, lora, config, out, resume)?;
     if global.json {
         println!(
             "{}",
@@ -69,7 +70,7 @@ pub fn tune(
     out: &Path,
     resume: bool,
 ) -> Result<TuneOutcome> {
-    tune_kind(global, files, data, None, lora, config, out, resume)
+    tune_kind(global, files, data, None, false, lora, config, out, resume)
 }
 
 #[allow(clippy::too_many_arguments)]
@@ -78,6 +79,7 @@ fn tune_kind(
     files: &ModelFiles,
     data: &TrainingData<'_>,
     head: Option<(Kind, &LengthHeadConfig)>,
+    refit: bool,
     lora: LoraConfig,
     config: TrainConfig,
     out: &Path,
@@ -117,7 +119,7 @@ fn tune_kind(
         interrupt::check()
     };
     let outcome = match head {
-        Some((kind, head)) => train_lora_head(&tune, kind, head, data, &mut on_progress),
+        Some((kind, head)) => train_lora_head(&tune, kind, head, refit, data, &mut on_progress),
         None => train_lora(&tune, data, &mut on_progress),
     };
     bar.finish_and_clear();

@@ -1,13 +1,11 @@
 //! `lenaware finetune`: trains a predictor into a folder.
 
-mod head;
 mod lora;
-mod ridge;
 mod settings;
+mod states;
 mod words;
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Instant;
 
 use clap::Args;
@@ -15,11 +13,12 @@ use clap::Args;
 use crate::dataset::Label;
 use crate::dataset::embedded;
 use crate::error::{Error, Result};
-use crate::model::{ChatModel, resolve};
+use crate::model::resolve;
 use crate::persist;
 use crate::predictor::head::Objective;
 use crate::predictor::stored::{Description, Kind};
 use crate::predictor::training::TrainingData;
+use crate::predictor::tuning;
 use crate::train::Dtype;
 use crate::train::length_head::Target;
 
@@ -75,7 +74,7 @@ pub struct Arguments {
     #[arg(long)]
     resume: bool,
     /// Keep to the training instructions once all is chosen; else those of validation are used
-    /// too (lexical, neighbour, encoder)
+    /// too (all but lora and stack)
     #[arg(long)]
     no_refit: bool,
     /// Longest run of words that counts (lexical, neighbour) [default: 2]
@@ -127,6 +126,10 @@ pub struct Arguments {
     /// Units between state and output, 0 for none (lora-head, len-token) [default: 0]
     #[arg(long, value_name = "N")]
     tuned_head_hidden: Option<usize>,
+    /// Share of what each layer of the head reads that is dropped (lora-head, len-token)
+    /// [default: 0]
+    #[arg(long, value_name = "SHARE")]
+    tuned_head_dropout: Option<f64>,
     /// Run only the first N blocks of the model (lora-head, len-token) [default: all]
     #[arg(long, value_name = "N")]
     depth: Option<usize>,
@@ -163,7 +166,7 @@ pub fn run(global: &Global, arguments: &Arguments) -> Result<()> {
             out.display()
         )));
     }
-    if out.join("checkpoint.safetensors").exists() && !arguments.resume {
+    if tuning::CHECKPOINTS.iter().any(|of| out.join(of).exists()) && !arguments.resume {
         return Err(Error::Usage(format!(
             "{} holds an unfinished run: add --resume to go on with it, or give another --out",
             out.display()
@@ -182,11 +185,6 @@ pub fn run(global: &Global, arguments: &Arguments) -> Result<()> {
         Ok::<_, Error>(files)
     };
     let outcome = match kind {
-        Trainable::Ridge => {
-            let files = model()?;
-            let chat = Arc::new(ChatModel::load(&files, global.team())?);
-            ridge::ridge(global, &files, chat, &data, &out)
-        }
         Trainable::Lora | Trainable::LoraHead | Trainable::LenToken => lora::lora(
             global,
             kind,
@@ -199,14 +197,15 @@ pub fn run(global: &Global, arguments: &Arguments) -> Result<()> {
         Trainable::Lexical | Trainable::Neighbour | Trainable::Encoder | Trainable::Stack => {
             words::train(global, kind, &data, &settings, &out)
         }
-        Trainable::Head | Trainable::PoolingMlp => {
-            let files = model()?;
-            let kind = match kind {
-                Trainable::PoolingMlp => Kind::PoolingMlp,
-                _ => Kind::Head,
-            };
-            let begun = Instant::now();
-            let chosen = head::train(global, kind, &files, &data, &settings, &out)?;
+        Trainable::Ridge | Trainable::Head | Trainable::PoolingMlp => {
+            let (files, begun) = (model()?, Instant::now());
+            let chosen = match kind {
+                Trainable::Ridge => states::ridge(global, &files, &data, &settings, &out),
+                Trainable::PoolingMlp => {
+                    states::head(global, Kind::PoolingMlp, &files, &data, &settings, &out)
+                }
+                _ => states::head(global, Kind::Head, &files, &data, &settings, &out),
+            }?;
             words::say(global, &out, &chosen, begun);
             Ok(())
         }

@@ -14,7 +14,7 @@ use crate::predictor::vocabulary::TermsConfig;
 use crate::train::TrainConfig;
 use crate::train::length_head::LengthHeadConfig;
 
-use super::{Arguments, Global, head};
+use super::{Arguments, Global, states};
 
 #[derive(Debug, Clone, Copy, PartialEq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -137,6 +137,7 @@ impl Settings {
             target_modules => lora.target_modules,
             lora_layers => lora.layers,
             tuned_head_hidden => tuned_head.hidden,
+            tuned_head_dropout => tuned_head.dropout,
             head_learning_rate => tuned_head.learning_rate,
             dtype => train.dtype,
             patience => train.patience,
@@ -146,7 +147,7 @@ impl Settings {
             micro_batch_size => train.micro_batch_size,
             gradient_accumulation => train.gradient_accumulation,
         }
-        let layers = head::states(
+        let layers = states::layers(
             arguments.layers.as_deref(),
             arguments.mean_layers.as_deref(),
         );

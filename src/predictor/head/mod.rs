@@ -24,7 +24,7 @@ use crate::model::ChatModel;
 use super::calibration::Calibration;
 use super::fitted_file::{self, FittedFile, tensor};
 use super::states::{StateReader, StatesOf};
-use super::{Prediction, Predictor, Quantiles, Query};
+use super::{Prediction, Predictor, Quantiles, Query, asked_of};
 
 pub use bins::LengthBins;
 pub use isotonic::Isotonic;
@@ -226,11 +226,7 @@ impl Predictor for Head {
     }
 
     fn predict(&self, queries: &[Query<'_>]) -> Result<Vec<Prediction>> {
-        super::need_texts(self.name(), queries.iter().map(|q| q.instruction))?;
-        let asked: Vec<(&str, &str)> = queries
-            .iter()
-            .map(|q| (q.instruction_id, q.instruction))
-            .collect();
+        let asked = asked_of(self.name(), queries)?;
         let states = self
             .reader
             .read(&asked, &self.fit.settings.states, |_| ())?;

@@ -1,4 +1,4 @@
-//! `finetune` of heads on hidden states.
+//! `finetune` of what reads hidden states of the untuned model.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::error::Result;
 use crate::model::{ChatModel, ModelFiles};
 use crate::predictor::head::{HeadSource, train_head};
+use crate::predictor::state_ridge;
 use crate::predictor::states::{StateReader, StatesOf};
 use crate::predictor::stored::Kind;
 use crate::predictor::training::TrainingData;
@@ -14,8 +15,25 @@ use crate::predictor::trials::Chosen;
 use super::settings::Settings;
 use super::{Global, progress};
 
+/// Fits a ridge and returns what was chosen.
+pub(super) fn ridge(
+    global: &Global,
+    files: &ModelFiles,
+    data: &TrainingData<'_>,
+    settings: &Settings,
+    out: &Path,
+) -> Result<Chosen> {
+    let chat = Arc::new(ChatModel::load(files, global.team())?);
+    let total = data.train.len() + data.validation.len();
+    let bar = progress::bar(global, total as u64, "prompts");
+    let on_progress = |done| bar.set_position(done as u64);
+    let chosen = state_ridge::train(files, chat, data, settings.refit, out, on_progress);
+    bar.finish_and_clear();
+    chosen
+}
+
 /// Trains a head and returns what was chosen.
-pub(super) fn train(
+pub(super) fn head(
     global: &Global,
     kind: Kind,
     files: &ModelFiles,
@@ -52,7 +70,7 @@ pub(super) fn train(
 }
 
 /// Layers given by flags.
-pub(super) fn states(last: Option<&[usize]>, mean: Option<&[usize]>) -> Option<StatesOf> {
+pub(super) fn layers(last: Option<&[usize]>, mean: Option<&[usize]>) -> Option<StatesOf> {
     (last.is_some() || mean.is_some()).then(|| StatesOf {
         last: last.unwrap_or_default().to_vec(),
         mean: mean.unwrap_or_default().to_vec(),
