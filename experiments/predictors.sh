@@ -69,7 +69,7 @@ how() {
     case $1 in
         lexical | neighbour | encoder | stack) echo "--predictor $1" ;;
         head | pooling-mlp) echo "--predictor $1 --model $model --states-cache $runs/states" ;;
-        lora | lora-head) echo "--config $here/finetune/$1.toml --model $model" ;;
+        lora | lora-head | len-token) echo "--config $here/finetune/$1.toml --model $model" ;;
         *) echo "--predictor $1 --model $model" ;;
     esac
 }

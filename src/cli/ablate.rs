@@ -9,6 +9,7 @@ use crate::error::{Error, Result};
 use crate::experiment::{self, Progress, Run, RunOptions};
 use crate::predictor::Workshop;
 use crate::report::tables::arms_text;
+use crate::report::wording::number;
 
 use super::{Global, interrupt, progress};
 
@@ -37,6 +38,7 @@ pub struct Arguments {
 pub fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     let experiment = Experiment::load(&arguments.config)?;
     if arguments.dry_run {
+        println!("{}", expected(global, &experiment));
         print!("{}", experiment.to_toml()?);
         return Ok(());
     }
@@ -63,6 +65,33 @@ pub fn run(global: &Global, arguments: &Arguments) -> Result<()> {
         println!("{}", run.report.display());
     }
     Ok(())
+}
+
+/// How long it will take, as a comment of the plan.
+fn expected(global: &Global, experiment: &Experiment) -> String {
+    let arms = format!(
+        "# {} arms x {} seeds",
+        experiment.arms.len(),
+        experiment.seeds.len()
+    );
+    match experiment::estimate(experiment, global.team().threads()) {
+        Ok(found) => {
+            let by = match experiment.executor.kind {
+                ExecutorKind::Replay => String::new(),
+                _ => format!(" by the step times of {}", experiment.executor.step_time),
+            };
+            let took = match found.seconds {
+                s if s < 90.0 => format!("{} s", number(s.max(0.01))),
+                s if s < 5400.0 => format!("{} min", number(s / 60.0)),
+                s => format!("{} h", number(s / 3600.0)),
+            };
+            format!(
+                "{arms}, {} requests each: about {took}{by}, predicting not included",
+                found.requests
+            )
+        }
+        Err(error) => format!("{arms}; how long it takes is not known: {error}").replace('\n', " "),
+    }
 }
 
 /// Runs an experiment with progress on stderr, stopping between two steps at Ctrl-C.

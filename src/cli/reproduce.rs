@@ -1,4 +1,7 @@
-//! `lenaware reproduce`: the arms of the paper's Table 5 beside the paper's own numbers.
+//! `lenaware reproduce`: the paper's tables and figures beside the paper's own numbers.
+
+mod page;
+mod paper;
 
 use std::path::{Path, PathBuf};
 
@@ -6,37 +9,32 @@ use clap::Args;
 use serde_json::json;
 
 use crate::config::Experiment;
+use crate::dataset::Label;
+use crate::dataset::describe::describe;
 use crate::dataset::embedded::EMBEDDED;
 use crate::error::Result;
-use crate::evaluate::summary::{ArmSummary, Summary};
+use crate::execute::StepTimeModel;
+use crate::experiment::Run;
 use crate::predictor::Workshop;
 use crate::report::tables::text_table;
-use crate::report::wording::{gain, headline, number, share};
 
-use super::{Global, ablate};
+use super::{Global, ablate, progress};
 
-const TABLE5: &str = include_str!("../../experiments/table5.toml");
+/// Where the experiment files expect what experiments/predictors.sh trains.
+const TRAINED: &str = "./runs/predictors/";
 
-/// (arm, gain in percent, average length): Table 5 of arXiv 2305.13144, Vicuna-7B tuned on the
-/// max label; vanilla's length is Table 4's.
-const PAPER: [(&str, Option<f64>, f64); 7] = [
-    ("vanilla", None, 377.0),
-    ("sorted", Some(42.0), 271.0),
-    ("FCR", Some(44.0), 222.0),
-    ("FCR + VBS", Some(82.0), 209.0),
-    ("binning", Some(30.0), 300.0),
-    ("binning + FCR", Some(52.0), 209.0),
-    ("binning + FCR + VBS", Some(86.0), 203.0),
-];
-
-/// Replay the arms of the paper's Table 5 and set them beside the paper's numbers
+/// Replay the paper's tables and figures and set them beside the paper's numbers
+///
+/// Tables 4 and 5, the table of the reference code's README, and the figures; then what the
+/// same predictions give to schedules past the paper. Simulated, with the paper's step times.
 ///
 /// The paper scheduled by its tuned Vicuna-7B, whose predictions are not published; the default
-/// here, ground-truth, knows the longest of the recorded answers (the paper's Table 4: +107 %,
-/// average length 201, with binning, FCR and VBS).
+/// here, ground-truth, knows the longest of the recorded answers. Table 4 has the predictors that
+/// are found in --runs (experiments/predictors.sh trains them).
 ///
-/// Example:
-///   lenaware reproduce --dataset val.parquet
+/// Examples:
+///   lenaware reproduce
+///   lenaware reproduce --dataset val.parquet --predictor ./runs/predictors/stack
 #[derive(Args)]
 #[command(verbatim_doc_comment)]
 pub struct Arguments {
@@ -46,75 +44,123 @@ pub struct Arguments {
     /// The predictor that schedules
     #[arg(long, default_value = "ground-truth")]
     predictor: String,
+    /// The folder of Table 4's trained predictors
+    #[arg(long, default_value = TRAINED, value_name = "DIR")]
+    runs: PathBuf,
     /// Where runs are kept
     #[arg(long, default_value = "results", value_name = "DIR")]
     results: PathBuf,
 }
 
+macro_rules! shipped {
+    ($name:literal) => {
+        (
+            $name,
+            include_str!(concat!("../../experiments/", $name, ".toml")),
+        )
+    };
+}
+
 pub fn run(global: &Global, arguments: &Arguments) -> Result<()> {
-    let mut experiment = Experiment::parse(TABLE5, Path::new("experiments/table5.toml"))?;
-    experiment.name = "reproduce".into();
+    let mut notes = Vec::new();
+    let table4 = run_one(global, arguments, shipped!("table4"), &mut notes)?;
+    let table5 = run_one(global, arguments, shipped!("table5"), &mut notes)?;
+    let readme = run_one(global, arguments, shipped!("readme"), &mut notes)?;
+    let beyond = run_one(global, arguments, shipped!("beyond"), &mut notes)?;
+    let group_size = run_one(global, arguments, shipped!("group-size"), &mut notes)?;
+    let batch_size = run_one(global, arguments, shipped!("batch-size"), &mut notes)?;
+    let compared = [
+        ("table4", "Table 4, predictors", &table4, paper::TABLE4),
+        ("table5", "Table 5, ablation", &table5, paper::TABLE5),
+        (
+            "readme",
+            "The reference code's README, 1,024 prompts",
+            &readme,
+            paper::README,
+        ),
+    ];
+    let mut tables: Vec<page::Table> = (compared.iter())
+        .map(|(_, title, run, paper)| page::side_by_side(title, &run.summary, paper))
+        .collect();
+    tables.push(page::plain("Past the paper", &beyond.summary));
+    let folder = table5.directory.join("reproduction");
+    let (description, drawing) = describe(&arguments.dataset, Label::Max)?;
+    let step_time = StepTimeModel::paper();
+    let drawn = page::draw(
+        &folder,
+        (&description, &drawing),
+        &page::Runs {
+            table5: &table5,
+            beyond: &beyond,
+            group_size: &group_size,
+            batch_size: &batch_size,
+            step_time: &step_time,
+        },
+    )?;
+    let report = page::write(&folder, &table5, &tables, &drawn, notes.clone())?;
+    if global.json {
+        let compared: serde_json::Map<_, _> = (compared.iter())
+            .map(|(name, _, run, paper)| {
+                let both = json!({"summary": run.summary, "paper": paper});
+                (name.to_string(), both)
+            })
+            .collect();
+        let mut out = json!(compared);
+        out["beyond"] = json!({"summary": beyond.summary});
+        out["group_size"] = json!({"summary": group_size.summary});
+        out["batch_size"] = json!({"summary": batch_size.summary});
+        out["report"] = json!(report);
+        println!("{out}");
+    } else {
+        for (title, headers, rows) in &tables {
+            println!("{title}\n\n{}\n", text_table(headers, rows));
+        }
+        for note in &notes {
+            progress::say(global, note);
+        }
+        println!("{}", report.display());
+    }
+    Ok(())
+}
+
+/// Runs a shipped experiment on the dataset, with the predictor in the place of `ground-truth`
+/// where the arm is not named after it, and without arms whose predictor is not trained.
+fn run_one(
+    global: &Global,
+    arguments: &Arguments,
+    (name, text): (&str, &str),
+    notes: &mut Vec<String>,
+) -> Result<Run> {
+    let file = format!("experiments/{name}.toml");
+    let mut experiment = Experiment::parse(text, Path::new(&file))?;
+    experiment.name = format!("reproduce-{name}");
     experiment.workload.dataset = arguments.dataset.display().to_string();
-    for arm in &mut experiment.arms {
-        if arm.predictor == "ground-truth" {
+    experiment.arms.retain_mut(|arm| {
+        if let Some(trained) = arm.predictor.strip_prefix(TRAINED) {
+            let path = arguments.runs.join(trained);
+            if !path.join("predictor.json").exists() {
+                notes.push(format!(
+                    "{name} is without the arm `{}`: {} is not trained",
+                    arm.name,
+                    path.display()
+                ));
+                return false;
+            }
+            // A path is told from a name by its slash.
+            arm.predictor = match path.is_absolute() || path.starts_with(".") {
+                true => path.display().to_string(),
+                false => format!("./{}", path.display()),
+            };
+        } else if arm.predictor == "ground-truth" && !arm.name.starts_with("ground truth") {
             arm.predictor.clone_from(&arguments.predictor);
         }
-    }
+        true
+    });
     let workshop = Workshop::new(
         &experiment.executor.model,
         global.team(),
         global.shows_progress(),
         global.offline,
     );
-    let run = ablate::execute(global, &experiment, &workshop, &arguments.results, false)?;
-    if global.json {
-        let paper: Vec<_> = PAPER
-            .iter()
-            .map(|(arm, gain, length)| {
-                json!({"arm": arm, "improvement_pct": gain, "average_length": length})
-            })
-            .collect();
-        println!("{}", json!({"summary": run.summary, "paper": paper}));
-    } else {
-        println!("{}\n", side_by_side(&run.summary));
-        println!("{}", run.report.display());
-    }
-    Ok(())
-}
-
-fn side_by_side(summary: &Summary) -> String {
-    let headers = [
-        "arm",
-        "gain",
-        "paper's gain",
-        "avg length",
-        "paper's",
-        "(full)",
-        "effective",
-        "(full)",
-        "failures",
-    ]
-    .map(String::from);
-    let rows: Vec<Vec<String>> = summary.arms.iter().map(row).collect();
-    format!(
-        "Table 5, {}\n\n{}",
-        headline(&summary.executor),
-        text_table(&headers, &rows)
-    )
-}
-
-fn row(arm: &ArmSummary) -> Vec<String> {
-    let paper = PAPER.iter().find(|(name, ..)| *name == arm.name);
-    let known = |text: Option<String>| text.unwrap_or_else(|| "-".into());
-    vec![
-        arm.name.clone(),
-        gain(arm.improvement_pct.mean),
-        known(paper.and_then(|p| p.1).map(gain)),
-        number(arm.average_length.mean),
-        known(paper.map(|p| number(p.2))),
-        number(arm.average_length_full.mean),
-        share(arm.effective_token_ratio.mean),
-        share(arm.effective_token_ratio_full.mean),
-        share(arm.failure_ratio.mean),
-    ]
+    ablate::execute(global, &experiment, &workshop, &arguments.results, false)
 }

@@ -5,7 +5,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::{Arm, ExecutorKind, Experiment, Served};
 use crate::dataset::{Label, Split};
-use crate::schedule::{Batching, Fcr, Scheduling, VbsTable};
+use crate::schedule::{Batching, Fcr, ScheduleOptions, Scheduling, VbsTable};
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -129,6 +129,14 @@ pub(super) struct ArmKeys {
     pub vbs: Option<VbsKey>,
     pub fcr: Option<Fcr>,
     pub batching: Option<Batching>,
+    pub order_at: Option<f64>,
+    pub cap_at: Option<f64>,
+    pub max_rows: Option<usize>,
+    pub kv_tokens: Option<usize>,
+    pub stage_steps: Option<usize>,
+    pub stage_level: Option<f64>,
+    pub bins: Option<usize>,
+    pub carry: Option<bool>,
 }
 
 impl ArmKeys {
@@ -146,6 +154,14 @@ impl ArmKeys {
             vbs: self.vbs.or_else(|| under.vbs.clone()),
             fcr: self.fcr.or(under.fcr),
             batching: self.batching.or(under.batching),
+            order_at: self.order_at.or(under.order_at),
+            cap_at: self.cap_at.or(under.cap_at),
+            max_rows: self.max_rows.or(under.max_rows),
+            kv_tokens: self.kv_tokens.or(under.kv_tokens),
+            stage_steps: self.stage_steps.or(under.stage_steps),
+            stage_level: self.stage_level.or(under.stage_level),
+            bins: self.bins.or(under.bins),
+            carry: self.carry.or(under.carry),
         }
     }
 }
@@ -153,6 +169,8 @@ impl ArmKeys {
 impl From<&Arm> for ArmKeys {
     fn from(arm: &Arm) -> Self {
         let schedule = &arm.schedule;
+        let built_in = ScheduleOptions::default();
+        let unless = |value: usize, usual: usize| (value != usual).then_some(value);
         ArmKeys {
             name: Some(arm.name.clone()),
             predictor: Some(arm.predictor.clone()),
@@ -165,6 +183,15 @@ impl From<&Arm> for ArmKeys {
             vbs: Some(VbsKey(schedule.vbs.clone())),
             fcr: Some(schedule.fcr),
             batching: Some(schedule.batching),
+            order_at: schedule.order_at,
+            cap_at: schedule.cap_at,
+            max_rows: unless(schedule.max_rows, built_in.max_rows),
+            kv_tokens: unless(schedule.kv_tokens, built_in.kv_tokens),
+            stage_steps: unless(schedule.stage_steps, built_in.stage_steps),
+            stage_level: (schedule.stage_level != built_in.stage_level)
+                .then_some(schedule.stage_level),
+            bins: unless(schedule.bins, built_in.bins),
+            carry: schedule.carry.then_some(true),
         }
     }
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use crate::error::Error;
 
 /// Parts of the design that files may already name but nothing runs yet.
-const NOT_YET: [&str; 4] = ["arrivals", "staged", "planned", "resume"];
+const NOT_YET: [&str; 1] = ["arrivals"];
 
 /// An experiment file and its text, to find lines in.
 pub(super) struct Source<'a> {

@@ -209,6 +209,15 @@ fn resolve(keys: ArmKeys, mistake: impl Fn(&str) -> Error) -> Result<Arm> {
         vbs: keys.vbs.and_then(|vbs| vbs.0),
         fcr: keys.fcr.unwrap_or_default(),
         batching: keys.batching.unwrap_or_default(),
+        order_at: keys.order_at,
+        cap_at: keys.cap_at,
+        max_rows: keys.max_rows.unwrap_or(built_in.max_rows),
+        kv_tokens: keys.kv_tokens.unwrap_or(built_in.kv_tokens),
+        stage_steps: keys.stage_steps.unwrap_or(built_in.stage_steps),
+        stage_level: keys.stage_level.unwrap_or(built_in.stage_level),
+        bins: keys.bins.unwrap_or(built_in.bins),
+        carry: keys.carry.unwrap_or(built_in.carry),
+        step_cost: built_in.step_cost,
     };
     schedule
         .validate()
@@ -355,16 +364,6 @@ group_size = [64, 256]
     #[test]
     fn what_is_not_there_yet_says_what_is() {
         let base = "[experiment]\nname = 'x'\n";
-        let staged = refusal(&format!(
-            "{base}[[arm]]\nname = 'a'\nscheduling = 'staged'\n"
-        ));
-        assert!(
-            staged.contains("exp.toml:5") && staged.contains("not available yet"),
-            "{staged}"
-        );
-        assert!(staged.contains("none, sorted"), "{staged}");
-        let resume = refusal(&format!("{base}[[arm]]\nname = 'a'\nfcr = 'resume'\n"));
-        assert!(resume.contains("off, recompute"), "{resume}");
         let arrivals = refusal(&format!("{base}[workload]\narrivals = 'poisson'\n"));
         assert!(arrivals.contains("not available yet"), "{arrivals}");
         assert!(

@@ -146,9 +146,9 @@ batch_size = [16, 64]
             unknown,
             "exp.toml:7: unknown key 'groupsize' in [[sweep]]; did you mean 'group_size'?"
         );
-        let value = refusal(&format!("{BASE}fcr = ['off', 'resume']\n"));
+        let value = refusal(&format!("{BASE}fcr = ['off', 'resum']\n"));
         assert!(
-            value.starts_with("exp.toml:7: ") && value.contains("not available yet"),
+            value.starts_with("exp.toml:7: ") && value.contains("did you mean 'resume'"),
             "{value}"
         );
         let missing = refusal(&format!("{BASE}group_size = []\n"));

@@ -7,6 +7,7 @@ mod decoder;
 mod place;
 mod prefill;
 pub mod sampling;
+pub mod session;
 
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
@@ -115,6 +116,8 @@ struct Sequence {
     slot: usize,
     tokens: Vec<u32>,
     done: bool,
+    /// Tokens after which it rests, to go on in another batch.
+    until: usize,
 }
 
 impl<'m> Engine<'m> {
@@ -177,7 +180,8 @@ impl<'m> Engine<'m> {
         let mut free: VecDeque<usize> = (0..self.slots()).collect();
         loop {
             if running.is_empty() || (batching == Batching::Continuous && !free.is_empty()) {
-                self.admit(next, &mut free, &mut running, &mut stats, observer)?;
+                let unlimited = (&mut running, usize::MAX);
+                self.admit(next, &mut free, unlimited, &mut stats, observer)?;
                 if running.is_empty() {
                     return Ok(stats);
                 }
@@ -193,12 +197,13 @@ impl<'m> Engine<'m> {
         }
     }
 
-    /// Fills the free slots, runs the new prompts and draws their first tokens.
+    /// Fills the free slots, runs the new prompts and draws their first tokens. The sequences
+    /// join the running ones, to rest after so many tokens.
     fn admit(
         &mut self,
         next: &mut dyn FnMut() -> Option<Request>,
         free: &mut VecDeque<usize>,
-        running: &mut Vec<Sequence>,
+        (running, until): (&mut Vec<Sequence>, usize),
         stats: &mut RunStats,
         observer: &mut dyn Observer,
     ) -> Result<()> {
@@ -212,6 +217,7 @@ impl<'m> Engine<'m> {
                 request,
                 slot,
                 done: false,
+                until,
             });
         }
         if admitted.is_empty() {
@@ -255,7 +261,7 @@ impl<'m> Engine<'m> {
         stats.steps += 1;
         stats.computed_tokens += running.len();
         for (sequence, token) in running.iter_mut().zip(tokens) {
-            if !sequence.done {
+            if !sequence.rests() {
                 sequence.receive(token, &self.end_tokens, stats, observer)?;
             }
         }
@@ -303,6 +309,11 @@ impl<'m> Engine<'m> {
 }
 
 impl Sequence {
+    /// Whether it receives no more tokens in this batch.
+    fn rests(&self) -> bool {
+        self.done || self.tokens.len() >= self.until
+    }
+
     fn next_draw(&self) -> Draw {
         Draw {
             temperature: self.request.temperature,

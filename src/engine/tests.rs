@@ -216,3 +216,56 @@ fn impossible_requests_are_refused_and_a_stop_is_obeyed() {
         .unwrap();
     assert_eq!(observer.0, 1);
 }
+
+#[test]
+fn what_stops_and_goes_on_in_other_batches_answers_the_same() {
+    use super::session::{Progress, Session};
+
+    for model in &every_form(2) {
+        let alone = run(model, 1, Batching::Static, false).0;
+        for batching in [Batching::Static, Batching::Compacting] {
+            let engine = Engine::new(model, 23, 96).unwrap().share_prefixes(false);
+            let mut session = Session::new(engine);
+            let mut go_on = || ControlFlow::Continue(());
+            let mut waiting: Vec<usize> = (0..23).collect();
+            let mut answers = Vec::new();
+            let mut computed = 0;
+            while !waiting.is_empty() {
+                // Old and new ones together, with other neighbours each time.
+                let batch: Vec<usize> = waiting.drain(..waiting.len().min(6)).collect();
+                let (kept, new): (Vec<usize>, Vec<usize>) =
+                    batch.iter().partition(|id| session.keeps(**id));
+                let all = requests(23);
+                let new = new.iter().map(|id| all[*id].clone()).collect();
+                let most = 1 + computed % 5;
+                let (progress, stats) = session
+                    .advance(new, &kept, most, batching, true, &mut go_on)
+                    .unwrap();
+                computed += stats.computed_tokens;
+                assert_eq!(progress.len(), batch.len());
+                for one in progress {
+                    match one {
+                        Progress::Ended(response) => answers.push(response),
+                        Progress::Stopped { id, tokens } => {
+                            assert_eq!(session.tokens(id), tokens);
+                            waiting.push(id);
+                        }
+                    }
+                }
+                let turn = computed % waiting.len().max(1);
+                waiting.rotate_left(turn);
+            }
+            answers.sort_by_key(|r| r.id);
+            assert_eq!(answers, alone);
+        }
+    }
+    let model = tiny(1);
+    let mut session = Session::new(Engine::new(&model, 2, 96).unwrap());
+    let mut go_on = || ControlFlow::Continue(());
+    let mut advance = |new, kept: &[usize]| {
+        let done = session.advance(new, kept, 3, Batching::Static, true, &mut go_on);
+        done.unwrap_err().to_string()
+    };
+    assert!(advance(requests(3), &[]).contains("slots are free"));
+    assert!(advance(Vec::new(), &[1]).contains("not kept"));
+}

@@ -120,6 +120,11 @@ pub fn summarise_arm(
             p99: latency(0.99),
         },
         outputs_equal_vanilla: None,
+        replayed_samples_per_s: (runs.iter().zip(&accounts))
+            .map(|(run, account)| Some(ratio(account.requests as f64, run.replayed_s?)))
+            .collect::<Option<Vec<f64>>>()
+            .filter(|values| !values.is_empty())
+            .map(Measure::over),
     }
 }
 
@@ -127,7 +132,7 @@ pub fn summarise_arm(
 mod tests {
     use super::*;
     use crate::execute::{ReplayExecutor, StepTimeModel, run_arm};
-    use crate::schedule::{Batching, Fcr, Scheduling};
+    use crate::schedule::{Batching, Fcr, Forecast, Scheduling};
 
     fn run(options: &ScheduleOptions, seed: u64, predict_s: f64) -> ArmRun {
         let lengths = [10, 60, 20, 100];
@@ -144,7 +149,7 @@ mod tests {
             "arm",
             seed,
             &[0, 1, 2, 3],
-            &predictions,
+            &Forecast::points(&predictions, 100),
             options,
             predict_s,
         )

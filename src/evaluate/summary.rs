@@ -52,6 +52,9 @@ pub struct ArmSummary {
     /// Live runs under greedy decoding: whether every answer equals vanilla's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub outputs_equal_vanilla: Option<bool>,
+    /// Live runs: what the experiment's step-time model says of the very same batches.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replayed_samples_per_s: Option<Measure>,
 }
 
 /// Which executor ran the arms, and on what.
@@ -138,6 +141,10 @@ pub struct ArmRun {
     /// Live runs: hash of every served answer, to compare arms by.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outputs_sha256: Option<String>,
+    /// Live runs: the whole time that the experiment's step-time model gives to the same
+    /// requests under the same schedule, with the measured time of the predictor.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replayed_s: Option<f64>,
     #[serde(skip)]
     pub batches: Vec<BatchRecord>,
     #[serde(skip)]

@@ -1,42 +1,45 @@
-//! Runs one arm under one seed: plans, runs group after group, collects the requests that
-//! were cut and runs them again, and writes down what happened in the records of a run.
+//! Runs one arm under one seed: asks the schedule for rounds of micro-batches, runs them, tells
+//! it what they left unfinished, and writes down what happened in the records of a run.
 
 use super::{BatchRun, Executor};
 use crate::error::{Error, Result};
 use crate::evaluate::summary::{ArmRun, BatchRecord, RequestRecord};
-use crate::schedule::{
-    Batching, MicroBatch, ScheduleOptions, effective_length, plan, recovery_batches,
-};
+use crate::schedule::{Batching, Forecast, MicroBatch, Rounds, ScheduleOptions, plan};
 
 /// Runs the requests `order` (arrival order, indices in the workload) as `options` say.
 ///
-/// `predictions` are tokens by request index. `predict_s`, the seconds the predictor took for
-/// all of them, is counted at the start: nothing is scheduled before it is predicted.
-/// Requests are recorded in the order of arrival, latencies from the start of the run.
+/// `forecasts` are by request index. `predict_s`, the seconds the predictor took for all of
+/// them, is counted at the start: nothing is scheduled before it is predicted. Requests are
+/// recorded in the order of arrival, latencies from the start of the run.
 pub fn run_arm(
     executor: &mut dyn Executor,
     arm: &str,
     seed: u64,
     order: &[usize],
-    predictions: &[f64],
+    forecasts: &[Forecast],
     options: &ScheduleOptions,
     predict_s: f64,
 ) -> Result<ArmRun> {
     options.validate()?;
-    let mut ledger = Ledger::new(order, predictions, options, predict_s);
+    let mut ledger = Ledger::new(order, forecasts, options, predict_s);
     if options.batching == Batching::Continuous {
-        ledger.run_continuous(executor, order, predictions)?;
+        ledger.run_continuous(executor, order, forecasts)?;
     } else {
-        for (group, planned) in plan(order, predictions, options).iter().enumerate() {
-            let mut failed = Vec::new();
-            for (number, batch) in planned.batches.iter().enumerate() {
-                failed.extend(ledger.run_batch(executor, batch, (group, number, 0))?);
+        let mut rounds = Rounds::new(order, forecasts, options);
+        let (mut group, mut number) = (0, 0);
+        while let Some(round) = rounds.next_round() {
+            if round.group != group {
+                (group, number) = (round.group, 0);
             }
-            let again = recovery_batches(&failed, options.batch_size, options.max_new_tokens);
-            for (number, batch) in again.iter().enumerate() {
-                let place = (group, planned.batches.len() + number, 1);
-                if let Some(request) = ledger.run_batch(executor, batch, place)?.first() {
-                    return Err(unserved(*request));
+            for batch in &round.batches {
+                let place = (group, number, round.round);
+                number += 1;
+                for (request, tokens, attempts) in ledger.run_batch(executor, batch, place)? {
+                    // Who goes on gets on, or would go on for ever.
+                    if batch.cap >= options.max_new_tokens {
+                        return Err(unserved(request));
+                    }
+                    rounds.unfinished(request, tokens, attempts);
                 }
             }
         }
@@ -59,20 +62,23 @@ struct Ledger<'a> {
     batches: Vec<BatchRecord>,
     /// By request index; `None` for requests outside this run.
     requests: Vec<Option<RequestRecord>>,
+    /// By request index: tokens that it keeps, and how often it was begun.
+    kept: Vec<(usize, usize)>,
 }
 
 impl<'a> Ledger<'a> {
     fn new(
         order: &[usize],
-        predictions: &[f64],
+        forecasts: &[Forecast],
         options: &'a ScheduleOptions,
         predict_s: f64,
     ) -> Self {
-        let mut requests = vec![None; order.iter().max().map_or(0, |last| last + 1)];
+        let count = order.iter().max().map_or(0, |last| last + 1);
+        let mut requests = vec![None; count];
         for &request in order {
             requests[request] = Some(RequestRecord {
                 request,
-                predicted: effective_length(predictions, request, options.max_new_tokens),
+                predicted: forecasts[request].tokens,
                 response_tokens: 0,
                 failed: false,
                 batch_steps: 0,
@@ -86,6 +92,7 @@ impl<'a> Ledger<'a> {
             decode_s: 0.0,
             batches: Vec::new(),
             requests,
+            kept: vec![(0, 0); count],
         }
     }
 
@@ -104,32 +111,42 @@ impl<'a> Ledger<'a> {
             })
     }
 
-    /// Runs one batch at `(group, batch, attempt)` and returns the requests it cut.
+    /// Runs one batch at `(group, batch, attempt)` and returns the requests that it cut, with
+    /// the tokens they have and how often they were begun before.
     fn run_batch(
         &mut self,
         executor: &mut dyn Executor,
         batch: &MicroBatch,
         (group, number, attempt): (usize, usize, usize),
-    ) -> Result<Vec<usize>> {
+    ) -> Result<Vec<(usize, usize, usize)>> {
         let start_s = self.clock();
         let run: BatchRun = executor.run_batch(batch, self.options.batching)?;
         self.prefill_s += run.prefill_s;
         self.decode_s += run.decode_s;
         let end_s = self.clock();
 
-        let mut failed = Vec::new();
+        let mut cut = Vec::new();
         let (mut useful_tokens, mut failed_tokens) = (0, 0);
         for member in &run.members {
+            let (had, attempts) = self.kept.get(member.request).copied().unwrap_or_default();
+            let gained = member.tokens.saturating_sub(had);
             let record = self.record(member.request)?;
+            if member.finished || batch.keeps {
+                useful_tokens += gained;
+                record.batch_steps += run.steps;
+            } else {
+                failed_tokens += gained;
+            }
             if member.finished {
                 record.response_tokens = member.tokens;
-                record.batch_steps = run.steps;
                 record.latency_s = end_s;
-                useful_tokens += member.tokens;
             } else {
                 record.failed = true;
-                failed.push(member.request);
-                failed_tokens += member.tokens;
+                cut.push((member.request, member.tokens, attempts));
+                self.kept[member.request] = match batch.keeps {
+                    true => (member.tokens, attempts + 1),
+                    false => (0, attempts + 1),
+                };
             }
         }
         self.batches.push(BatchRecord {
@@ -146,7 +163,7 @@ impl<'a> Ledger<'a> {
             prefill_s: run.prefill_s,
             decode_s: run.decode_s,
         });
-        Ok(failed)
+        Ok(cut)
     }
 
     /// Continuous batching has no micro-batches: the run is recorded as one, and a request's
@@ -155,10 +172,10 @@ impl<'a> Ledger<'a> {
         &mut self,
         executor: &mut dyn Executor,
         order: &[usize],
-        predictions: &[f64],
+        forecasts: &[Forecast],
     ) -> Result<()> {
         let start_s = self.clock();
-        let queue: Vec<usize> = plan(order, predictions, self.options)
+        let queue: Vec<usize> = plan(order, forecasts, self.options)
             .into_iter()
             .flat_map(|group| group.batches)
             .flat_map(|batch| batch.members)
@@ -206,6 +223,7 @@ impl<'a> Ledger<'a> {
             decode_s: self.decode_s,
             total_s,
             outputs_sha256: None,
+            replayed_s: None,
             batches: self.batches,
             requests,
         })
@@ -253,7 +271,7 @@ mod tests {
             "fcr",
             42,
             &[0, 1, 2, 3],
-            &predictions,
+            &Forecast::points(&predictions, 100),
             &fcr(),
             5.0,
         )
@@ -277,7 +295,7 @@ mod tests {
             "exact",
             42,
             &[0, 1],
-            &[20.0, 20.0],
+            &Forecast::points(&[20.0, 20.0], 100),
             &fcr(),
             0.0,
         )
@@ -286,43 +304,159 @@ mod tests {
         assert!(run.requests.iter().all(|r| !r.failed));
     }
 
+    /// Every schedule there is, over small groups.
+    fn schedules(group_size: usize, batch_size: usize) -> Vec<ScheduleOptions> {
+        let sorted = ScheduleOptions {
+            group_size,
+            batch_size,
+            ..fcr()
+        };
+        let plain = ScheduleOptions {
+            fcr: Fcr::Off,
+            ..sorted.clone()
+        };
+        let of = |scheduling| ScheduleOptions {
+            scheduling,
+            ..plain.clone()
+        };
+        let staged = |scheduling, carry, max_rows| ScheduleOptions {
+            carry,
+            max_rows,
+            stage_steps: 4,
+            ..of(scheduling)
+        };
+        vec![
+            of(Scheduling::None),
+            plain.clone(),
+            sorted.clone(),
+            ScheduleOptions {
+                carry: true,
+                ..sorted.clone()
+            },
+            ScheduleOptions {
+                fcr: Fcr::Resume,
+                ..sorted.clone()
+            },
+            ScheduleOptions {
+                fcr: Fcr::Resume,
+                carry: true,
+                ..sorted.clone()
+            },
+            ScheduleOptions {
+                cap_at: Some(0.8),
+                order_at: Some(0.3),
+                ..sorted.clone()
+            },
+            ScheduleOptions {
+                batching: Batching::Compacting,
+                ..sorted.clone()
+            },
+            ScheduleOptions {
+                batching: Batching::Compacting,
+                fcr: Fcr::Resume,
+                ..sorted
+            },
+            ScheduleOptions {
+                batching: Batching::Continuous,
+                ..plain.clone()
+            },
+            ScheduleOptions {
+                bins: 3,
+                ..of(Scheduling::MultiBin)
+            },
+            ScheduleOptions {
+                kv_tokens: 150,
+                ..of(Scheduling::Packed)
+            },
+            staged(Scheduling::Staged, false, 0),
+            staged(Scheduling::Staged, true, 7),
+            ScheduleOptions {
+                kv_tokens: 300,
+                ..staged(Scheduling::Staged, false, 9)
+            },
+            staged(Scheduling::Planned, false, 0),
+            staged(Scheduling::Planned, true, 40),
+            ScheduleOptions {
+                kv_tokens: 300,
+                ..staged(Scheduling::Planned, false, 9)
+            },
+        ]
+    }
+
     proptest! {
         #[test]
-        fn every_request_is_served_whole(
+        fn every_request_is_served_whole_and_once(
             pairs in prop::collection::vec((1usize..130, 0.0..130.0f64), 1..80),
             group_size in 1usize..40,
             batch_size in 1usize..10,
-            mode in 0usize..4,
         ) {
             let (lengths, predictions): (Vec<_>, Vec<_>) = pairs.into_iter().unzip();
+            let forecasts = Forecast::points(&predictions, 100);
             let order: Vec<usize> = (0..lengths.len()).rev().collect();
-            let base = ScheduleOptions { group_size, batch_size, ..fcr() };
-            let options = match mode {
-                0 => base,
-                1 => ScheduleOptions { fcr: Fcr::Off, ..base },
-                2 => ScheduleOptions { batching: Batching::Compacting, ..base },
-                _ => ScheduleOptions {
-                    fcr: Fcr::Off,
-                    batching: Batching::Continuous,
-                    ..base
-                },
-            };
-            let run = run_arm(
-                &mut replay(&lengths), "any", 1, &order, &predictions, &options, 0.0,
-            ).expect("runs");
-            prop_assert_eq!(run.requests.len(), lengths.len());
-            for (record, &request) in run.requests.iter().zip(&order) {
-                prop_assert_eq!(record.request, request);
-                prop_assert_eq!(record.response_tokens, lengths[request].min(100));
-                prop_assert!(record.batch_steps >= record.response_tokens);
-                prop_assert!(record.latency_s <= run.total_s + 1e-9);
+            let served: usize = lengths.iter().map(|l| l.min(&100)).sum();
+            let mut computed = Vec::new();
+            for options in schedules(group_size, batch_size) {
+                let run = run_arm(
+                    &mut replay(&lengths), "any", 1, &order, &forecasts, &options, 0.0,
+                ).expect("runs");
+                prop_assert_eq!(run.requests.len(), lengths.len());
+                for (record, &request) in run.requests.iter().zip(&order) {
+                    prop_assert_eq!(record.request, request);
+                    prop_assert_eq!(record.response_tokens, lengths[request].min(100));
+                    prop_assert!(record.batch_steps >= record.response_tokens);
+                    prop_assert!(record.latency_s <= run.total_s + 1e-9);
+                }
+                let sum = |of: fn(&BatchRecord) -> usize| run.batches.iter().map(of).sum::<usize>();
+                prop_assert_eq!(sum(|b| b.useful_tokens), served);
+                if options.keeps() {
+                    prop_assert_eq!(sum(|b| b.failed_tokens), 0);
+                }
+                for batch in &run.batches {
+                    prop_assert!(batch.computed_tokens >= batch.useful_tokens + batch.failed_tokens);
+                    if options.batching == Batching::Static {
+                        prop_assert_eq!(batch.computed_tokens, batch.rows * batch.steps);
+                    }
+                    if options.scheduling.is_staged() {
+                        prop_assert!(batch.rows <= options.row_limit());
+                    }
+                }
+                // A clairvoyant fills every row of every step.
+                let rows = run.batches.iter().map(|b| b.rows).max().unwrap_or(1);
+                if options.batching != Batching::Continuous {
+                    prop_assert!(sum(|b| b.steps) >= served.div_ceil(rows));
+                }
+                computed.push((options, sum(|b| b.computed_tokens)));
             }
-            for batch in &run.batches {
-                prop_assert!(batch.computed_tokens >= batch.useful_tokens + batch.failed_tokens);
-                if options.batching == Batching::Static {
-                    prop_assert_eq!(batch.computed_tokens, batch.rows * batch.steps);
+            for (options, resumed) in &computed {
+                let recomputing = ScheduleOptions { fcr: Fcr::Recompute, ..options.clone() };
+                for (other, recomputed) in &computed {
+                    if options.fcr == Fcr::Resume && *other == recomputing {
+                        prop_assert!(resumed <= recomputed);
+                    }
                 }
             }
         }
+    }
+
+    #[test]
+    fn what_resumes_goes_on_where_it_was() {
+        let run = run_arm(
+            &mut replay(&[10, 60, 20, 100]),
+            "resume",
+            42,
+            &[0, 1, 2, 3],
+            &Forecast::points(&[10.0, 12.0, 30.0, 40.0], 100),
+            &ScheduleOptions {
+                fcr: Fcr::Resume,
+                ..fcr()
+            },
+            0.0,
+        )
+        .expect("runs");
+        // [0, 1] to 12, [2, 3] to 40, then what is left of [1, 3]: 48 and 60.
+        let steps: Vec<_> = run.batches.iter().map(|b| (b.attempt, b.steps)).collect();
+        assert_eq!(steps, [(0, 12), (0, 40), (1, 60)]);
+        assert_eq!(run.requests[1].batch_steps, 72);
+        assert_eq!(run.total_s, 112.0);
     }
 }

@@ -9,6 +9,7 @@ use std::time::Instant;
 use sha2::{Digest, Sha256};
 
 use crate::dataset::FinishReason;
+use crate::engine::session::{Progress, Session};
 use crate::engine::{Batching, Engine, Model, Observer, Request, Response, RunStats};
 use crate::error::{Error, Result};
 use crate::schedule::MicroBatch;
@@ -35,6 +36,9 @@ pub struct LiveExecutor<'m> {
     /// Asked after every step whether to stop.
     stop: &'m dyn Fn() -> ControlFlow<()>,
     outputs: BTreeMap<usize, Vec<u32>>,
+    /// What batches that keep their unfinished requests run in, with as many slots.
+    session: Option<Session<'m>>,
+    kept_slots: usize,
 }
 
 impl<'m> LiveExecutor<'m> {
@@ -51,7 +55,16 @@ impl<'m> LiveExecutor<'m> {
             max_new_tokens,
             stop,
             outputs: BTreeMap::new(),
+            session: None,
+            kept_slots: 0,
         }
+    }
+
+    /// Lets batches keep what they leave unfinished, `slots` requests in all, running or kept.
+    /// Keys and values take memory only as far as they reach.
+    pub fn keeping(mut self, slots: usize) -> Self {
+        self.kept_slots = slots;
+        self
     }
 
     /// Forces each response to its recorded length (`lengths`, tokens by request), whatever the
@@ -72,6 +85,96 @@ impl<'m> LiveExecutor<'m> {
         &self.outputs
     }
 
+    /// A request of the workload as the engine takes it, cut at `cap` tokens.
+    fn request(&self, id: usize, cap: usize) -> Request {
+        let LiveRequest {
+            prompt,
+            temperature,
+            seed,
+        } = &self.requests[id];
+        Request {
+            id,
+            prompt: prompt.clone(),
+            max_new_tokens: self.forced(id).map_or(cap, |length| length.min(cap)),
+            temperature: *temperature,
+            top_p: 1.0,
+            seed: *seed,
+        }
+    }
+
+    /// A batch whose unfinished requests are kept.
+    fn advance(&mut self, batch: &MicroBatch, batching: Batching) -> Result<BatchRun> {
+        let longest = self.requests.iter().map(|r| r.prompt.len()).max();
+        let capacity = longest.unwrap_or(0) + self.max_new_tokens;
+        let mut session = match self.session.take() {
+            Some(session) => session,
+            None => {
+                let slots = self.kept_slots.max(batch.members.len());
+                let engine = Engine::new(self.model, slots, capacity)?
+                    .share_prefixes(false)
+                    .obey_end_tokens(self.lengths.is_none());
+                Session::new(engine)
+            }
+        };
+        let (continuing, starting): (Vec<usize>, Vec<usize>) =
+            batch.members.iter().partition(|&&m| session.keeps(m));
+        let starting: Vec<Request> = (starting.iter())
+            .map(|&m| self.request(m, self.max_new_tokens))
+            .collect();
+        let mut stopped = false;
+        let stop = self.stop;
+        let had: BTreeMap<usize, usize> = (continuing.iter())
+            .map(|&m| (m, session.tokens(m)))
+            .collect();
+        let (progress, stats) = session.advance(
+            starting,
+            &continuing,
+            batch.cap,
+            batching,
+            batch.keeps,
+            &mut || {
+                let flow = stop();
+                stopped = flow.is_break();
+                flow
+            },
+        )?;
+        self.session = Some(session);
+        if stopped {
+            return Err(Error::Interrupted("stopped within an arm".into()));
+        }
+        let mut by_request = BTreeMap::new();
+        for one in progress {
+            let member = match one {
+                Progress::Ended(response) => {
+                    let (request, tokens) = (response.id, response.tokens.len());
+                    self.outputs.insert(request, response.tokens);
+                    MemberRun {
+                        request,
+                        tokens,
+                        finished: true,
+                    }
+                }
+                Progress::Stopped { id, tokens } => MemberRun {
+                    request: id,
+                    tokens,
+                    finished: false,
+                },
+            };
+            by_request.insert(member.request, member);
+        }
+        let members = (batch.members.iter())
+            .map(|m| by_request.get(m).copied().ok_or_else(|| unanswered(*m)))
+            .collect::<Result<Vec<_>>>()?;
+        let gained = |m: &MemberRun| m.tokens - had.get(&m.request).copied().unwrap_or(0);
+        Ok(BatchRun {
+            steps: members.iter().map(gained).max().unwrap_or(0),
+            members,
+            computed_tokens: stats.computed_tokens,
+            prefill_s: stats.prefill_s,
+            decode_s: stats.decode_s,
+        })
+    }
+
     fn generate(
         &mut self,
         members: &[usize],
@@ -87,16 +190,8 @@ impl<'m> LiveExecutor<'m> {
         let mut engine = Engine::new(self.model, slots.min(members.len()), longest + cap)?
             .share_prefixes(false)
             .obey_end_tokens(self.lengths.is_none());
-        let requests = self.requests;
-        let forced: Vec<Option<usize>> = members.iter().map(|&m| self.forced(m)).collect();
-        let mut queue = members.iter().zip(forced).map(|(&id, forced)| Request {
-            id,
-            prompt: requests[id].prompt.clone(),
-            max_new_tokens: forced.map_or(cap, |length| length.min(cap)),
-            temperature: requests[id].temperature,
-            top_p: 1.0,
-            seed: requests[id].seed,
-        });
+        let requests: Vec<Request> = members.iter().map(|&m| self.request(m, cap)).collect();
+        let mut queue = requests.into_iter();
         let mut watch = Watch {
             begun: Instant::now(),
             finished: Vec::new(),
@@ -109,6 +204,12 @@ impl<'m> LiveExecutor<'m> {
         }
         Ok((watch, stats))
     }
+}
+
+fn unanswered(request: usize) -> Error {
+    Error::Numeric(format!(
+        "the engine returned no answer to request {request}"
+    ))
 }
 
 /// Notes each response with the time it came.
@@ -135,6 +236,9 @@ impl Observer for Watch<'_> {
 
 impl Executor for LiveExecutor<'_> {
     fn run_batch(&mut self, batch: &MicroBatch, batching: Batching) -> Result<BatchRun> {
+        if self.kept_slots > 0 {
+            return self.advance(batch, batching);
+        }
         let cap = batch.cap.min(self.max_new_tokens);
         let (watch, stats) = self.generate(&batch.members, batch.members.len(), cap, batching)?;
         let mut by_request: BTreeMap<usize, Response> = watch
@@ -144,11 +248,9 @@ impl Executor for LiveExecutor<'_> {
             .collect();
         let mut members = Vec::with_capacity(batch.members.len());
         for &request in &batch.members {
-            let response = by_request.remove(&request).ok_or_else(|| {
-                Error::Numeric(format!(
-                    "the engine returned no answer to request {request}"
-                ))
-            })?;
+            let response = by_request
+                .remove(&request)
+                .ok_or_else(|| unanswered(request))?;
             let finished = match self.forced(request) {
                 Some(length) => length <= cap,
                 None => {
@@ -220,7 +322,7 @@ mod tests {
     use crate::kernel::Team;
     use crate::model::llama::Llama;
     use crate::model::{Checkpoint, ModelConfig};
-    use crate::schedule::{Fcr, ScheduleOptions, Scheduling};
+    use crate::schedule::{Fcr, Forecast, ScheduleOptions, Scheduling};
 
     fn options(scheduling: Scheduling, fcr: Fcr, batching: Batching) -> ScheduleOptions {
         ScheduleOptions {
@@ -228,10 +330,10 @@ mod tests {
             batch_size: 4,
             max_new_tokens: 24,
             scheduling,
-            binning: 0,
-            vbs: None,
             fcr,
             batching,
+            stage_steps: 3,
+            ..ScheduleOptions::default()
         }
     }
 
@@ -253,6 +355,12 @@ mod tests {
         let order: Vec<usize> = (0..30).rev().collect();
         // Bad guesses: some requests fail their first attempt.
         let predictions: Vec<f64> = (0..30).map(|i| f64::from(i * 7 % 11 + 1)).collect();
+        let predictions = Forecast::points(&predictions, 24);
+        // First tokens come from prefills, as they do here.
+        let step_time = StepTimeModel {
+            p0: 0.001,
+            ..StepTimeModel::paper()
+        };
         let mut lengths: Option<Vec<usize>> = None;
         let mut hashes = Vec::new();
         for options in [
@@ -261,15 +369,36 @@ mod tests {
             options(Scheduling::None, Fcr::Off, Batching::Continuous),
             options(Scheduling::Sorted, Fcr::Off, Batching::Static),
             options(Scheduling::Sorted, Fcr::Recompute, Batching::Static),
+            options(Scheduling::Sorted, Fcr::Resume, Batching::Static),
+            options(Scheduling::Sorted, Fcr::Resume, Batching::Compacting),
+            options(Scheduling::Staged, Fcr::Off, Batching::Static),
+            options(Scheduling::Planned, Fcr::Off, Batching::Static),
+            ScheduleOptions {
+                carry: true,
+                max_rows: 7,
+                ..options(Scheduling::Staged, Fcr::Off, Batching::Compacting)
+            },
+            ScheduleOptions {
+                carry: true,
+                max_rows: 11,
+                ..options(Scheduling::Planned, Fcr::Off, Batching::Static)
+            },
         ] {
-            let mut live = LiveExecutor::new(&model, &requests, 24, &go_on);
+            let live = LiveExecutor::new(&model, &requests, 24, &go_on);
+            let mut live = match options.keeps() {
+                true => live.keeping(order.len()),
+                false => live,
+            };
             let run = run_arm(&mut live, "a", 1, &order, &predictions, &options, 0.0).unwrap();
             hashes.push(live.outputs_sha256());
             let lengths =
                 lengths.get_or_insert_with(|| live.outputs().values().map(Vec::len).collect());
-            assert!(options.fcr == Fcr::Off || run.requests.iter().any(|r| r.failed));
+            assert!(
+                options.fcr == Fcr::Off && !options.keeps()
+                    || run.requests.iter().any(|r| r.failed)
+            );
             let prompts: Vec<usize> = requests.iter().map(|r| r.prompt.len()).collect();
-            let mut replay = ReplayExecutor::new(lengths, &prompts, 24, StepTimeModel::paper());
+            let mut replay = ReplayExecutor::new(lengths, &prompts, 24, step_time.clone());
             let simulated =
                 run_arm(&mut replay, "a", 1, &order, &predictions, &options, 0.0).unwrap();
             let counts = |run: &crate::evaluate::summary::ArmRun| {
@@ -305,6 +434,7 @@ mod tests {
         // Beyond the limit of 24 as well.
         let lengths: Vec<usize> = (0..20).map(|i| i * 13 % 31 + 1).collect();
         let predictions: Vec<f64> = (0..20).map(|i| f64::from(i * 7 % 23 + 1)).collect();
+        let predictions = Forecast::points(&predictions, 24);
         let order: Vec<usize> = (0..20).collect();
         let go_on = || ControlFlow::Continue(());
         for options in [
@@ -346,6 +476,7 @@ mod tests {
         let batch = MicroBatch {
             members: vec![0],
             cap: 24,
+            keeps: false,
         };
         let error = live.run_batch(&batch, Batching::Static).unwrap_err();
         assert!(matches!(error, Error::Interrupted(_)));

@@ -22,7 +22,8 @@ use crate::schedule::{Batching, MicroBatch};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MemberRun {
     pub request: usize,
-    /// Generated tokens, the end token included, at most the batch's cap.
+    /// Generated tokens, the end token included: of this batch, at most its cap, and those that
+    /// the request had kept.
     pub tokens: usize,
     /// Whether the response is complete: it ended, or it reached `max_new_tokens`.
     pub finished: bool,
@@ -33,7 +34,7 @@ pub struct MemberRun {
 pub struct BatchRun {
     /// In the order of the batch's members.
     pub members: Vec<MemberRun>,
-    /// Tokens generated for the row that ran longest (the paper's steps).
+    /// Tokens generated in this batch for the row that ran longest (the paper's steps).
     pub steps: usize,
     /// Rows x steps really computed.
     pub computed_tokens: usize,
@@ -70,7 +71,8 @@ pub struct ContinuousRun {
 
 /// Runs what a schedule asks for.
 pub trait Executor {
-    /// Runs one micro-batch up to its cap, static or compacting.
+    /// Runs one micro-batch up to its cap, static or compacting. Members that an earlier batch
+    /// kept go on where they were.
     fn run_batch(&mut self, batch: &MicroBatch, batching: Batching) -> Result<BatchRun>;
 
     /// Runs all requests in `order` through `slots` rows; a freed row is refilled at once.

@@ -8,7 +8,9 @@ use crate::dataset::{FinishReason, Instance, Label, Sample};
 use crate::evaluate::accounting::summarise_arm;
 use crate::evaluate::predictor_metrics::floor_and_ceiling;
 use crate::evaluate::summary::ArmSummary;
-use crate::schedule::{Batching, Fcr, ScheduleOptions, Scheduling, VbsTable, arrival_order};
+use crate::schedule::{
+    Batching, Fcr, Forecast, ScheduleOptions, Scheduling, VbsTable, arrival_order,
+};
 
 const LIMIT: usize = 512;
 const REQUESTS: usize = 4096;
@@ -46,10 +48,11 @@ fn replay_gives_the_reference_codes_rows() {
     let ground_truth: Vec<f64> = lengths.iter().map(longest).collect();
     let mut replay = ReplayExecutor::new(&served, &[], LIMIT, StepTimeModel::paper());
     let mut runs = |options: &ScheduleOptions, predictions: &[f64]| {
+        let forecasts = Forecast::points(predictions, LIMIT);
         (42..47)
             .map(|seed| {
                 let order = &arrival_order(served.len(), seed)[..REQUESTS];
-                run_arm(&mut replay, "", seed, order, predictions, options, 0.0).expect("runs")
+                run_arm(&mut replay, "", seed, order, &forecasts, options, 0.0).expect("runs")
             })
             .collect::<Vec<_>>()
     };

@@ -3,7 +3,7 @@
 //! form, so that thousands of requests replay in milliseconds.
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BinaryHeap, HashMap};
 
 use super::{BatchRun, ContinuousMember, ContinuousRun, Executor, MemberRun, StepTimeModel};
 use crate::error::{Error, Result};
@@ -18,6 +18,8 @@ pub struct ReplayExecutor {
     prompt_tokens: Vec<usize>,
     max_new_tokens: usize,
     step_time: StepTimeModel,
+    /// Tokens of requests that were begun and kept.
+    kept: HashMap<usize, usize>,
 }
 
 impl ReplayExecutor {
@@ -39,6 +41,7 @@ impl ReplayExecutor {
             prompt_tokens,
             max_new_tokens,
             step_time,
+            kept: HashMap::new(),
         }
     }
 
@@ -55,47 +58,56 @@ impl ReplayExecutor {
 impl Executor for ReplayExecutor {
     fn run_batch(&mut self, batch: &MicroBatch, batching: Batching) -> Result<BatchRun> {
         let cap = batch.cap.clamp(1, self.max_new_tokens);
-        let members = batch
-            .members
-            .iter()
-            .map(|&request| {
-                let length = self.length(request)?;
-                Ok(MemberRun {
-                    request,
-                    tokens: length.min(cap),
-                    finished: length <= cap,
-                })
-            })
-            .collect::<Result<Vec<_>>>()?;
-        let steps = members.iter().map(|m| m.tokens).max().unwrap_or(0);
+        let first = self.step_time.first_step();
+        // By member: the tokens it had, and the decode steps it gets.
+        let mut rows = Vec::with_capacity(batch.members.len());
+        let mut members = Vec::with_capacity(batch.members.len());
+        let (mut prompts, mut started, mut steps) = (0, 0, 0);
+        for &request in &batch.members {
+            let length = self.length(request)?;
+            let had = self.kept.remove(&request).unwrap_or(0);
+            let gained = (length - had).min(cap);
+            let tokens = had + gained;
+            // What starts gets its first token from its prefill.
+            let prefilled = if had == 0 { first } else { 0 };
+            if had == 0 {
+                prompts += self.prompt_tokens[request];
+                started += 1;
+            }
+            if tokens < length && batch.keeps {
+                self.kept.insert(request, tokens);
+            }
+            members.push(MemberRun {
+                request,
+                tokens,
+                finished: tokens == length,
+            });
+            steps = steps.max(gained);
+            rows.push((had + prefilled, gained - prefilled));
+        }
 
         // A step's cost is a sum over its rows plus a part for the step itself, so each row
         // can be charged alone for as long as it is computed.
-        let first = self.step_time.first_step();
-        let decoded = steps.saturating_sub(first);
+        let decoded = rows.iter().map(|(_, gained)| *gained).max().unwrap_or(0);
         let mut decode_s = self.step_time.t0 * decoded as f64;
         let mut computed_tokens = 0;
-        let mut prompts = 0;
-        for member in &members {
+        for (member, (position, gained)) in batch.members.iter().zip(rows) {
             let computed = match batching {
-                Batching::Compacting => member.tokens,
-                Batching::Static | Batching::Continuous => steps,
+                Batching::Compacting => gained,
+                Batching::Static | Batching::Continuous => decoded,
             };
-            let prompt = self.prompt_tokens[member.request];
             computed_tokens += computed;
-            prompts += prompt;
-            decode_s += self
-                .step_time
-                .row(prompt + first, computed.saturating_sub(first));
+            let position = self.prompt_tokens[*member] + position;
+            decode_s += self.step_time.row(position, computed);
         }
-        let prefill_s = match members.is_empty() {
-            true => 0.0,
-            false => self.step_time.prefill(prompts),
+        let prefill_s = match started {
+            0 => 0.0,
+            _ => self.step_time.prefill(prompts),
         };
         Ok(BatchRun {
             members,
             steps,
-            computed_tokens,
+            computed_tokens: computed_tokens + first * started,
             prefill_s,
             decode_s,
         })
@@ -257,6 +269,7 @@ mod tests {
         let batch = MicroBatch {
             members: vec![1],
             cap: 10,
+            keeps: false,
         };
         assert!(replay.run_batch(&batch, Batching::Static).is_err());
         assert!(replay.run_continuous(&[1], 2).is_err());
@@ -269,6 +282,7 @@ mod tests {
             let batch = MicroBatch {
                 members: vec![0, 1],
                 cap,
+                keeps: false,
             };
             replay.run_batch(&batch, Batching::Static).expect("runs")
         };
@@ -290,7 +304,7 @@ mod tests {
             let (lengths, prompts): (Vec<_>, Vec<_>) = rows.into_iter().unzip();
             let model = model(prefill);
             let mut replay = ReplayExecutor::new(&lengths, &prompts, 60, model.clone());
-            let batch = MicroBatch { members: (0..lengths.len()).collect(), cap };
+            let batch = MicroBatch { members: (0..lengths.len()).collect(), cap, keeps: false };
             let mut computed = Vec::new();
             for batching in [Batching::Static, Batching::Compacting] {
                 let run = replay.run_batch(&batch, batching).expect("runs");

@@ -8,6 +8,7 @@ use nalgebra::{DMatrix, DVector};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::schedule::StepCost;
 
 /// Step = `t0 + t1 * rows + t2 * (sum over rows of the position)`;
 /// prefill of a batch = `p0 + p1 * prompt tokens`.
@@ -30,8 +31,23 @@ pub struct StepTimeModel {
     pub p1: f64,
 }
 
-/// The presets that [`StepTimeModel::load`] knows by name.
-pub const PRESETS: [&str; 1] = ["paper"];
+/// The presets that [`StepTimeModel::load`] knows by name; each file says where it is from.
+pub const PRESETS: [(&str, &str); 5] = [
+    ("paper", include_str!("presets/paper.toml")),
+    (
+        "smollm2-135m-2-cores",
+        include_str!("presets/smollm2-135m-2-cores.toml"),
+    ),
+    ("llama-7b-h100", include_str!("presets/llama-7b-h100.toml")),
+    (
+        "llama-7b-a100-roofline",
+        include_str!("presets/llama-7b-a100-roofline.toml"),
+    ),
+    (
+        "llama-7b-h100-roofline",
+        include_str!("presets/llama-7b-h100-roofline.toml"),
+    ),
+];
 
 impl StepTimeModel {
     /// The paper's hardware (Vicuna-7B on one A100): 25 ms + 2.75 ms a row + 0.002 ms a row
@@ -50,19 +66,23 @@ impl StepTimeModel {
 
     /// A preset by name, or else a TOML file by path.
     pub fn load(name_or_path: &str) -> Result<Self> {
-        if name_or_path == "paper" {
-            return Ok(StepTimeModel::paper());
+        if let Some((_, text)) = PRESETS.iter().find(|(name, _)| *name == name_or_path) {
+            return StepTimeModel::parse(text, Path::new(name_or_path));
         }
         let path = Path::new(name_or_path);
         if !path.exists() {
             return Err(Error::Usage(format!(
                 "step time `{name_or_path}` is neither a preset ({}) nor a file; \
                  `lenaware profile` writes such a file",
-                PRESETS.join(", ")
+                PRESETS.map(|(name, _)| name).join(", ")
             )));
         }
         let text = std::fs::read_to_string(path).map_err(|source| Error::io(path, source))?;
-        let model: StepTimeModel = toml::from_str(&text)
+        StepTimeModel::parse(&text, path)
+    }
+
+    fn parse(text: &str, path: &Path) -> Result<Self> {
+        let model: StepTimeModel = toml::from_str(text)
             .map_err(|error| Error::malformed(path, error.to_string().trim_end()))?;
         let terms = [model.t0, model.t1, model.t2, model.p0, model.p1];
         if terms.iter().any(|t| !t.is_finite() || *t < 0.0) || terms[..3].iter().sum::<f64>() == 0.0
@@ -73,6 +93,16 @@ impl StepTimeModel {
             ));
         }
         Ok(model)
+    }
+
+    /// As a schedule reckons.
+    pub fn cost(&self) -> StepCost {
+        StepCost {
+            t0: self.t0,
+            t1: self.t1,
+            t2: self.t2,
+            batch: 0.0,
+        }
     }
 
     /// The file that [`StepTimeModel::load`] reads.
@@ -231,6 +261,19 @@ mod tests {
         // Figure 3a, run to 512: 0.30 samples/s with 8 rows, 0.50 with 16.
         let throughput = 16.0 / paper.steps(16, 0, 512);
         assert!((0.3..0.5).contains(&throughput), "{throughput}");
+    }
+
+    #[test]
+    fn every_preset_is_read_and_says_where_it_is_from() {
+        for (name, _) in PRESETS {
+            let preset = StepTimeModel::load(name).expect("reads");
+            assert_eq!(preset.name, name);
+            assert!(preset.source.len() > 20, "{name}");
+        }
+        assert_eq!(
+            StepTimeModel::load("paper").expect("reads"),
+            StepTimeModel::paper()
+        );
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result};
 
-use super::{Prediction, Predictor, Query};
+use super::{LEVELS, Prediction, Predictor, Quantiles, Query};
 
 /// The label over the recorded samples: the paper's "ground truth". Not an upper bound of
 /// scheduling, since the answer served is only one of the samples.
@@ -30,7 +30,10 @@ impl Predictor for Oracle {
         queries
             .iter()
             .map(|q| {
-                q.served.map(Prediction::of).ok_or_else(|| {
+                // It is certain of what it knows.
+                let certain =
+                    |served| Prediction::distributed(Quantiles::new([served; LEVELS.len()]));
+                q.served.map(certain).ok_or_else(|| {
                     Error::Usage(
                         "`oracle` needs to know the served answers: use it in `ablate`".into(),
                     )

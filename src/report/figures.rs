@@ -1,24 +1,28 @@
 //! The figures, a function each. Every one writes `<stem>.svg` and `<stem>.png` and says in
 //! its subtitle what it was drawn from: data measured on a device, or simulated.
 
+mod agreement;
 mod arms;
 mod density;
 mod frontier;
 mod learning;
 mod length_bins;
 mod lengths;
+mod lines;
 mod predictors;
 mod reliability;
 mod schedule;
 mod temperatures;
 mod training;
 
+pub use agreement::{agreement, mean_difference};
 pub use arms::{effective_tokens_bars, throughput_bars};
 pub use density::predicted_density;
 pub use frontier::{Cost, Reference, frontier};
 pub use learning::{LearningCurve, learning_curves};
 pub use length_bins::{BinnedErrors, error_by_length};
 pub use lengths::{length_histogram, length_spread};
+pub use lines::{Line, Lines, lines};
 pub use predictors::{PredictorRow, predicted_vs_true, predictor_bars};
 pub use reliability::reliability;
 pub use schedule::schedule_diagram;

@@ -38,6 +38,15 @@ pub fn draw_run(folder: &Path) -> Result<PathBuf> {
                        accountings.";
         keep("effective-tokens", caption.into())?;
     }
+    if let Some(difference) = figures::mean_difference(&summary.arms) {
+        figures::agreement(&stem("agreement"), &summary.arms, &summary.executor)?;
+        let caption = format!(
+            "Throughput as measured and as the experiment's step-time model has it: a mean \
+             difference of {}.",
+            wording::share(difference)
+        );
+        keep("agreement", caption)?;
+    }
     if let Some((upper, lower)) = schedules(&data) {
         figures::schedule_diagram(
             &stem("schedule"),

@@ -62,6 +62,7 @@ pub(crate) fn arm(name: &str, speed: f64, ratios: (f64, f64), failures: f64) -> 
             p99: m(980.0 / speed, 2.0),
         },
         outputs_equal_vanilla: None,
+        replayed_samples_per_s: None,
     }
 }
 
@@ -179,6 +180,7 @@ pub(crate) fn run(name: &str, seed: u64, scheduled: bool) -> ArmRun {
         decode_s: clock.round() - 10.0,
         total_s: clock.round() + 1.5,
         outputs_sha256: None,
+        replayed_s: None,
         batches,
         requests,
     }

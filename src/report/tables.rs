@@ -28,7 +28,15 @@ pub fn arms_headers(summary: &Summary) -> Vec<String> {
     if compares_outputs(summary) {
         headers.push("same answers".into());
     }
+    if is_replayed(summary) {
+        headers.push("replayed samples/s".into());
+    }
     headers
+}
+
+/// Whether the arms were run live and replayed.
+pub(super) fn is_replayed(summary: &Summary) -> bool {
+    (summary.arms.iter()).any(|a| a.replayed_samples_per_s.is_some())
 }
 
 fn compares_outputs(summary: &Summary) -> bool {
@@ -65,6 +73,7 @@ impl Cell {
 pub fn arms_cells(summary: &Summary) -> Vec<Vec<Cell>> {
     let base = baseline(&summary.arms);
     let compared = compares_outputs(summary);
+    let replayed = is_replayed(summary);
     let row = |(place, arm): (usize, &ArmSummary)| {
         let mut cells = vec![
             Cell::text(&arm.name),
@@ -93,6 +102,12 @@ pub fn arms_cells(summary: &Summary) -> Vec<Vec<Cell>> {
                 Some(false) => "NO",
                 None => "",
             }));
+        }
+        if replayed {
+            cells.push(match &arm.replayed_samples_per_s {
+                Some(measure) => Cell::of(measure, number),
+                None => Cell::text(""),
+            });
         }
         cells
     };

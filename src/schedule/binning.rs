@@ -2,7 +2,7 @@
 //! micro-batches are cut inside a bin. What does not fill a batch moves to the next longer
 //! bin, so that small bins do not become small, slow batches.
 
-use super::{ScheduleOptions, effective_length};
+use super::ScheduleOptions;
 
 /// A remainder of this many rows is always worth a batch of its own (reference code).
 const SMALLEST_REMAINDER: usize = 16;
@@ -22,22 +22,22 @@ pub fn round_up(length: f64, cell: usize, max_new_tokens: usize) -> f64 {
         .min(max_new_tokens as f64)
 }
 
-/// Cuts a group, already sorted ascending by predicted length, into batches of equal binned
-/// length.
+/// Cuts a group, already sorted ascending by predicted length (tokens, `predicted`), into batches
+/// of equal binned length.
 ///
 /// A remainder smaller than its allowed size and smaller than max(half the allowed size, 16)
 /// is merged into the next longer bin and takes that bin's length; a whole bin as small as
 /// that is merged the same way. The last bin keeps what it has. This is the rule that
 /// reproduces the reference code's effective tokens and average length; merging only whole
 /// bins gives 64 % instead of its 62 %.
-pub fn cut(sorted: &[usize], predictions: &[f64], options: &ScheduleOptions) -> Vec<Bin> {
+pub fn cut(
+    sorted: &[usize],
+    predicted: impl Fn(usize) -> f64,
+    options: &ScheduleOptions,
+) -> Vec<Bin> {
     let mut bins: Vec<Bin> = Vec::new();
     for &request in sorted {
-        let length = round_up(
-            effective_length(predictions, request, options.max_new_tokens),
-            options.binning,
-            options.max_new_tokens,
-        );
+        let length = round_up(predicted(request), options.binning, options.max_new_tokens);
         match bins.last_mut() {
             Some(bin) if bin.length == length => bin.members.push(request),
             _ => bins.push(Bin {
@@ -87,7 +87,7 @@ mod tests {
             .flat_map(|&(length, count)| std::iter::repeat_n(length, count))
             .collect();
         let sorted: Vec<usize> = (0..predictions.len()).collect();
-        cut(&sorted, &predictions, options)
+        cut(&sorted, |r| predictions[r], options)
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! Failure collection and recomputation (FCR, paper section 4.3): where a micro-batch stops,
-//! and how the requests that were cut there are run again at the end of their group.
+//! Failure collection (FCR, paper section 4.3): where a micro-batch stops, and how the requests
+//! that were cut there are run at the end of their group, anew or from where they were.
 
 use super::{Fcr, MicroBatch};
 
@@ -8,11 +8,11 @@ use super::{Fcr, MicroBatch};
 /// FCR.
 pub fn cap(fcr: Fcr, longest: f64, max_new_tokens: usize) -> usize {
     match fcr {
-        Fcr::Recompute if longest.is_finite() => {
+        Fcr::Recompute | Fcr::Resume if longest.is_finite() => {
             // The cast saturates, so that huge and negative predictions are harmless.
             (longest.ceil() as usize).clamp(1, max_new_tokens.max(1))
         }
-        Fcr::Off | Fcr::Recompute => max_new_tokens,
+        Fcr::Off | Fcr::Recompute | Fcr::Resume => max_new_tokens,
     }
 }
 
@@ -28,6 +28,7 @@ pub fn recovery_batches(
         .map(|members| MicroBatch {
             members: members.to_vec(),
             cap: max_new_tokens,
+            keeps: false,
         })
         .collect()
 }

@@ -4,12 +4,20 @@
 
 pub mod binning;
 pub mod failure;
+mod forecast;
+mod multi_bin;
+mod packing;
+mod planned;
 mod planner;
+mod rounds;
+mod staged;
 pub mod vbs;
 
 pub use crate::engine::Batching;
 pub use failure::recovery_batches;
-pub use planner::{arrival_order, effective_length, plan};
+pub use forecast::Forecast;
+pub use planner::{arrival_order, plan};
+pub use rounds::{Round, Rounds, Waiting};
 pub use vbs::VbsTable;
 
 use serde::{Deserialize, Serialize};
@@ -21,8 +29,25 @@ use crate::error::{Error, Result};
 pub struct MicroBatch {
     /// Indices of requests in the workload.
     pub members: Vec<usize>,
-    /// Tokens after which the batch is stopped, `1..=max_new_tokens`.
+    /// Steps after which the batch is stopped, `1..=max_new_tokens`: tokens that each member
+    /// gets at most, beside those that it has kept.
     pub cap: usize,
+    /// Whether what has not ended then keeps its tokens, keys and values, to be continued in
+    /// another batch.
+    pub keeps: bool,
+}
+
+/// What steps cost, seconds: the scheduler's picture of the step-time model.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct StepCost {
+    /// A step.
+    pub t0: f64,
+    /// A step and row.
+    pub t1: f64,
+    /// A step, row and position.
+    pub t2: f64,
+    /// A batch, however short.
+    pub batch: f64,
 }
 
 /// The micro-batches made from one group of consecutive arrivals, in the order of running.
@@ -33,13 +58,31 @@ pub struct Group {
 
 /// How requests are ordered inside a group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 pub enum Scheduling {
     /// In the order of arrival: the paper's vanilla.
     #[default]
     None,
     /// Ascending by predicted length.
     Sorted,
+    /// Bins of predicted length, batches in the order of arrival within them (multi-bin
+    /// batching, Guldogan et al. 2024).
+    MultiBin,
+    /// Decreasing first fit of predicted lengths into a memory budget (S3, Jin et al. 2023).
+    Packed,
+    /// Batches stop when half of their members are expected to have ended; the others are
+    /// pooled and continued, again and again.
+    Staged,
+    /// Borders, sizes and caps of batches that minimise expected time; what they leave is
+    /// pooled and planned again.
+    Planned,
+}
+
+impl Scheduling {
+    /// Whether requests are served in stages, keeping what they have.
+    pub fn is_staged(self) -> bool {
+        matches!(self, Scheduling::Staged | Scheduling::Planned)
+    }
 }
 
 /// What happens to requests that are longer than was predicted.
@@ -52,6 +95,9 @@ pub enum Fcr {
     /// Failure collection and recomputation (paper, section 4.3): batches stop at the
     /// predicted length, unfinished requests start anew at the end of their group.
     Recompute,
+    /// As `Recompute`, but unfinished requests keep their tokens, keys and values and go on
+    /// where they were: nothing is computed twice.
+    Resume,
 }
 
 macro_rules! written_as {
@@ -66,8 +112,9 @@ macro_rules! written_as {
 
 // The words of the experiment file, of tables and of `summary.json`.
 written_as! {
-    Scheduling: None = "none", Sorted = "sorted";
-    Fcr: Off = "off", Recompute = "recompute";
+    Scheduling: None = "none", Sorted = "sorted", MultiBin = "multi-bin", Packed = "packed",
+        Staged = "staged", Planned = "planned";
+    Fcr: Off = "off", Recompute = "recompute", Resume = "resume";
     Batching: Static = "static", Compacting = "compacting", Continuous = "continuous";
 }
 
@@ -87,6 +134,25 @@ pub struct ScheduleOptions {
     pub vbs: Option<VbsTable>,
     pub fcr: Fcr,
     pub batching: Batching,
+    /// The quantile of the predicted distribution that requests are ordered by; `None` = the
+    /// predicted length.
+    pub order_at: Option<f64>,
+    /// The quantile at which batches are stopped (FCR); `None` = the length they are ordered by.
+    pub cap_at: Option<f64>,
+    /// Rows of a micro-batch at most where its size is chosen; 0 = `batch_size`.
+    pub max_rows: usize,
+    /// Tokens whose keys and values a micro-batch may take; 0 = no limit.
+    pub kv_tokens: usize,
+    /// Steps after which a batch of requests that outlived their prediction is looked at again.
+    pub stage_steps: usize,
+    /// The quantile of a member's remaining length that staged batches are cut by.
+    pub stage_level: f64,
+    /// Bins of multi-bin batching.
+    pub bins: usize,
+    /// Whether what is left unfinished waits for the next group instead of closing its own.
+    pub carry: bool,
+    /// What planned scheduling takes steps to cost; not of the experiment file: the executor's.
+    pub step_cost: StepCost,
 }
 
 impl Default for ScheduleOptions {
@@ -101,6 +167,20 @@ impl Default for ScheduleOptions {
             vbs: None,
             fcr: Fcr::Off,
             batching: Batching::Static,
+            order_at: None,
+            cap_at: None,
+            max_rows: 0,
+            kv_tokens: 0,
+            stage_steps: 16,
+            stage_level: 0.5,
+            bins: 8,
+            carry: false,
+            step_cost: StepCost {
+                t0: 0.025,
+                t1: 0.00275,
+                t2: 0.000_002,
+                batch: 0.0,
+            },
         }
     }
 }
@@ -132,6 +212,74 @@ impl ScheduleOptions {
         if let Some(table) = &self.vbs {
             table.validate()?;
         }
+        for (key, value) in [("stage_steps", self.stage_steps), ("bins", self.bins)] {
+            if value == 0 {
+                return refuse(format!("`{key} = 0`: must be at least 1"));
+            }
+        }
+        for (key, level) in [
+            ("order_at", self.order_at),
+            ("cap_at", self.cap_at),
+            ("stage_level", Some(self.stage_level)),
+        ] {
+            if let Some(level) = level.filter(|p| !(*p > 0.0 && *p < 1.0)) {
+                return refuse(format!("`{key} = {level}`: must lie between 0 and 1"));
+            }
+        }
+        self.refuse_contradictions()
+    }
+
+    fn refuse_contradictions(&self) -> Result<()> {
+        let refuse = |message: String| Err(Error::Usage(message));
+        let staged = self.scheduling.is_staged();
+        if (staged || matches!(self.scheduling, Scheduling::MultiBin | Scheduling::Packed))
+            && self.batching == Batching::Continuous
+        {
+            return refuse(format!(
+                "`scheduling = \"{}\"` contradicts `batching = \"continuous\"`, which has no \
+                 micro-batches; drop one of the two",
+                self.scheduling
+            ));
+        }
+        if staged && self.fcr == Fcr::Recompute {
+            return refuse(format!(
+                "`fcr = \"recompute\"` contradicts `scheduling = \"{}\"`, which continues what \
+                 was begun; drop `fcr`",
+                self.scheduling
+            ));
+        }
+        if self.scheduling == Scheduling::Packed && self.kv_tokens == 0 {
+            return refuse(
+                "`scheduling = \"packed\"` packs into a memory budget: give `kv_tokens`".into(),
+            );
+        }
+        for (key, on) in [("binning", self.binning > 0), ("vbs", self.vbs.is_some())] {
+            if on && !matches!(self.scheduling, Scheduling::None | Scheduling::Sorted) {
+                return refuse(format!(
+                    "`{key}` contradicts `scheduling = \"{}\"`, which sizes batches in its own \
+                     way; set `scheduling = \"sorted\"` or drop `{key}`",
+                    self.scheduling
+                ));
+            }
+        }
+        if self.carry && !staged && self.fcr == Fcr::Off {
+            return refuse(
+                "`carry = true` without failures to carry: set `fcr` or `scheduling = \"staged\"`"
+                    .into(),
+            );
+        }
+        if self.cap_at.is_some() && self.fcr == Fcr::Off {
+            return refuse("`cap_at` without caps: set `fcr`".into());
+        }
+        let sized = staged || self.scheduling == Scheduling::Packed;
+        for (key, value) in [("max_rows", self.max_rows), ("kv_tokens", self.kv_tokens)] {
+            if value > 0 && !sized {
+                return refuse(format!(
+                    "`{key} = {value}` is for schedules that choose the size of batches: \
+                     \"staged\", \"planned\" or \"packed\""
+                ));
+            }
+        }
         let asked_for = [
             ("binning", self.binning > 0, self.binning.to_string()),
             ("vbs", self.vbs.is_some(), "true".to_owned()),
@@ -152,6 +300,43 @@ impl ScheduleOptions {
             }
         }
         Ok(())
+    }
+
+    /// Whether requests that their batch leaves unfinished keep what they have.
+    pub fn keeps(&self) -> bool {
+        self.scheduling.is_staged() || self.fcr == Fcr::Resume
+    }
+
+    /// Rows of a micro-batch at most, where its size is chosen.
+    pub fn row_limit(&self) -> usize {
+        match self.max_rows {
+            0 => self.batch_size,
+            rows => rows,
+        }
+        .max(1)
+    }
+
+    /// How many of the requests that need so many tokens of keys and values, taken in this
+    /// order, make a batch: at least one.
+    pub(crate) fn rows_that_fit(&self, needs: impl Iterator<Item = usize>) -> usize {
+        let mut used = 0;
+        let fit = needs
+            .take(self.row_limit())
+            .take_while(|need| {
+                used += need;
+                self.kv_tokens == 0 || used <= self.kv_tokens
+            })
+            .count();
+        fit.max(1)
+    }
+
+    /// How many steps rows that hold so many tokens together can go on within the budget. One
+    /// that is beyond it alone is not held back.
+    pub(crate) fn steps_that_fit(&self, rows: usize, held: usize) -> usize {
+        match self.kv_tokens.checked_sub(held) {
+            Some(room) if self.kv_tokens > 0 && rows > 1 => room / rows,
+            _ => usize::MAX,
+        }
     }
 
     /// Rows allowed in a micro-batch whose longest member is predicted at `length` tokens.
@@ -193,6 +378,85 @@ mod tests {
     }
 
     #[test]
+    fn every_contradiction_is_told_with_its_remedy() {
+        let staged = ScheduleOptions {
+            scheduling: Scheduling::Staged,
+            ..Default::default()
+        };
+        for (options, parts) in [
+            (
+                ScheduleOptions {
+                    fcr: Fcr::Recompute,
+                    ..staged.clone()
+                },
+                ["recompute", "drop `fcr`"],
+            ),
+            (
+                ScheduleOptions {
+                    binning: 50,
+                    ..staged.clone()
+                },
+                ["binning", "sorted"],
+            ),
+            (
+                ScheduleOptions {
+                    batching: Batching::Continuous,
+                    ..staged.clone()
+                },
+                ["staged", "continuous"],
+            ),
+            (
+                ScheduleOptions {
+                    scheduling: Scheduling::Packed,
+                    ..Default::default()
+                },
+                ["packed", "kv_tokens"],
+            ),
+            (
+                ScheduleOptions {
+                    scheduling: Scheduling::Sorted,
+                    carry: true,
+                    ..Default::default()
+                },
+                ["carry", "fcr"],
+            ),
+            (
+                ScheduleOptions {
+                    max_rows: 64,
+                    ..ScheduleOptions::paper()
+                },
+                ["max_rows", "planned"],
+            ),
+            (
+                ScheduleOptions {
+                    stage_level: 1.5,
+                    ..staged.clone()
+                },
+                ["stage_level", "between"],
+            ),
+            (
+                ScheduleOptions {
+                    stage_steps: 0,
+                    ..staged.clone()
+                },
+                ["stage_steps", "at least 1"],
+            ),
+            (
+                ScheduleOptions {
+                    cap_at: Some(0.9),
+                    scheduling: Scheduling::Sorted,
+                    ..Default::default()
+                },
+                ["cap_at", "fcr"],
+            ),
+        ] {
+            let message = refusal(options);
+            assert!(parts.iter().all(|part| message.contains(part)), "{message}");
+        }
+        assert!(staged.validate().is_ok());
+    }
+
+    #[test]
     fn zero_sizes_are_refused() {
         let message = refusal(ScheduleOptions {
             batch_size: 0,
@@ -213,7 +477,18 @@ mod tests {
             let json = serde_json::to_string(&batching).expect("serialises");
             assert_eq!(json, format!("\"{batching}\""));
         }
-        let unknown = serde_json::from_str::<Fcr>("\"resume\"").expect_err("unknown");
+        for scheduling in [
+            Scheduling::None,
+            Scheduling::Sorted,
+            Scheduling::MultiBin,
+            Scheduling::Packed,
+            Scheduling::Staged,
+            Scheduling::Planned,
+        ] {
+            let json = serde_json::to_string(&scheduling).expect("serialises");
+            assert_eq!(json, format!("\"{scheduling}\""));
+        }
+        let unknown = serde_json::from_str::<Fcr>("\"retry\"").expect_err("unknown");
         assert!(unknown.to_string().contains("recompute"));
     }
 }

@@ -6,16 +6,9 @@ use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 
 use super::binning::{self, Bin};
-use super::{Group, MicroBatch, ScheduleOptions, Scheduling, failure};
-
-/// The predicted length of a request in tokens. A missing prediction or one that is not a
-/// number counts as the longest: a wrongly short one would cut the request.
-pub fn effective_length(predictions: &[f64], request: usize, max_new_tokens: usize) -> f64 {
-    match predictions.get(request) {
-        Some(prediction) if prediction.is_finite() => *prediction,
-        _ => max_new_tokens as f64,
-    }
-}
+use super::{
+    Fcr, Forecast, Group, MicroBatch, ScheduleOptions, Scheduling, failure, multi_bin, packing,
+};
 
 /// The order in which `count` requests arrive under `seed`: the same for every arm, so that
 /// arms are compared on the same groups.
@@ -25,52 +18,76 @@ pub fn arrival_order(count: usize, seed: u64) -> Vec<usize> {
     order
 }
 
-/// Cuts the requests, in the order of their arrival, into groups of micro-batches.
+/// Cuts the requests, in the order of their arrival, into groups.
 ///
-/// `predictions` are indexed by request. Without scheduling, batches are consecutive arrivals
-/// and a group holds as many whole batches as cover `group_size`, so that vanilla is never
-/// handicapped by half-filled batches at the end of groups.
-pub fn plan(order: &[usize], predictions: &[f64], options: &ScheduleOptions) -> Vec<Group> {
+/// Without scheduling, batches are consecutive arrivals and a group holds as many whole batches
+/// as cover `group_size`, so that vanilla is never handicapped by half-filled batches at the end
+/// of groups.
+pub(super) fn groups(order: &[usize], options: &ScheduleOptions) -> Vec<Vec<usize>> {
     let batch_size = options.batch_size.max(1);
     let group_size = options.group_size.max(1);
-    match options.scheduling {
-        Scheduling::None => order
-            .chunks(group_size.div_ceil(batch_size) * batch_size)
-            .map(|group| Group {
-                batches: group
-                    .chunks(batch_size)
-                    .map(|members| MicroBatch {
-                        members: members.to_vec(),
-                        cap: options.max_new_tokens,
-                    })
-                    .collect(),
+    let size = match options.scheduling {
+        Scheduling::None => group_size.div_ceil(batch_size) * batch_size,
+        _ => group_size,
+    };
+    order.chunks(size).map(<[usize]>::to_vec).collect()
+}
+
+/// The first micro-batches of every group, in the order of arrival; `forecasts` are indexed by
+/// request. What of them is run again is up to [`super::Rounds`].
+pub fn plan(order: &[usize], forecasts: &[Forecast], options: &ScheduleOptions) -> Vec<Group> {
+    groups(order, options)
+        .iter()
+        .map(|group| first_batches(group, forecasts, options))
+        .collect()
+}
+
+pub(super) fn first_batches(
+    group: &[usize],
+    forecasts: &[Forecast],
+    options: &ScheduleOptions,
+) -> Group {
+    let length = |request: usize| match options.order_at {
+        Some(p) => forecasts[request].at(p),
+        None => forecasts[request].tokens,
+    };
+    let sorted = || {
+        let mut sorted = group.to_vec();
+        sorted.sort_by(|a, b| length(*a).total_cmp(&length(*b)));
+        sorted
+    };
+    let bins = match options.scheduling {
+        Scheduling::None => in_order(group, options),
+        Scheduling::MultiBin => multi_bin::cut(group, length, options),
+        Scheduling::Packed => packing::pack(group, forecasts, length, options),
+        _ if options.binning > 0 => binning::cut(&sorted(), length, options),
+        _ => cut_by_longest(&sorted(), length, options),
+    };
+    let cap = |bin: &Bin| match options.cap_at {
+        Some(p) => (bin.members.iter().map(|r| forecasts[*r].at(p))).fold(1.0, f64::max),
+        None => bin.length,
+    };
+    Group {
+        batches: bins
+            .into_iter()
+            .map(|bin| MicroBatch {
+                cap: failure::cap(options.fcr, cap(&bin), options.max_new_tokens),
+                keeps: options.fcr == Fcr::Resume,
+                members: bin.members,
             })
-            .collect(),
-        Scheduling::Sorted => order
-            .chunks(group_size)
-            .map(|group| sorted_group(group, predictions, options))
             .collect(),
     }
 }
 
-fn sorted_group(group: &[usize], predictions: &[f64], options: &ScheduleOptions) -> Group {
-    let length = |request: usize| effective_length(predictions, request, options.max_new_tokens);
-    let mut sorted = group.to_vec();
-    sorted.sort_by(|a, b| length(*a).total_cmp(&length(*b)));
-    let batches = if options.binning > 0 {
-        binning::cut(&sorted, predictions, options)
-    } else {
-        cut_by_longest(&sorted, length, options)
-    };
-    Group {
-        batches: batches
-            .into_iter()
-            .map(|batch| MicroBatch {
-                cap: failure::cap(options.fcr, batch.length, options.max_new_tokens),
-                members: batch.members,
-            })
-            .collect(),
-    }
+/// Consecutive arrivals.
+fn in_order(group: &[usize], options: &ScheduleOptions) -> Vec<Bin> {
+    group
+        .chunks(options.batch_size.max(1))
+        .map(|members| Bin {
+            members: members.to_vec(),
+            length: options.max_new_tokens as f64,
+        })
+        .collect()
 }
 
 /// Without binning a batch takes the next longer request as long as the size allowed for it,
@@ -104,6 +121,10 @@ mod tests {
     use crate::schedule::{Fcr, VbsTable};
     use proptest::prelude::*;
 
+    fn points(predictions: &[f64]) -> Vec<Forecast> {
+        Forecast::points(predictions, 512)
+    }
+
     fn members(groups: &[Group]) -> Vec<Vec<usize>> {
         groups
             .iter()
@@ -119,7 +140,7 @@ mod tests {
             batch_size: 2,
             ..Default::default()
         };
-        let groups = plan(&order, &[0.0; 5], &options);
+        let groups = plan(&order, &points(&[0.0; 5]), &options);
         assert_eq!(members(&groups), [vec![4, 2], vec![0, 1], vec![3]]);
         assert_eq!(groups.len(), 2);
         assert!(groups[0].batches.iter().all(|b| b.cap == 512));
@@ -145,7 +166,7 @@ mod tests {
             ..Default::default()
         };
         let predictions = [30.0, 10.0, f64::NAN, 10.0, 5.5, 1.0];
-        let groups = plan(&[0, 1, 2, 3, 4, 5], &predictions, &options);
+        let groups = plan(&[0, 1, 2, 3, 4, 5], &points(&predictions), &options);
         assert_eq!(members(&groups), [vec![1, 3], vec![0, 2], vec![5, 4]]);
         let caps: Vec<usize> = groups
             .iter()
@@ -163,7 +184,7 @@ mod tests {
             ..Default::default()
         };
         let predictions = [10.0, 20.0, 60.0, 70.0, 80.0, 300.0];
-        let groups = plan(&[0, 1, 2, 3, 4, 5], &predictions, &options);
+        let groups = plan(&[0, 1, 2, 3, 4, 5], &points(&predictions), &options);
         assert_eq!(members(&groups), [vec![0, 1], vec![2, 3], vec![4], vec![5]]);
     }
 
@@ -217,7 +238,8 @@ mod tests {
             // Arrivals in an order of their own.
             let mut order: Vec<usize> = (0..predictions.len()).collect();
             order.reverse();
-            let groups = plan(&order, &predictions, &options);
+            let forecasts = Forecast::points(&predictions, options.max_new_tokens);
+            let groups = plan(&order, &forecasts, &options);
 
             let mut seen: Vec<usize> = members(&groups).concat();
             seen.sort_unstable();
@@ -245,7 +267,7 @@ mod tests {
                 let longest = batch
                     .members
                     .iter()
-                    .map(|&m| effective_length(&predictions, m, options.max_new_tokens))
+                    .map(|&m| forecasts[m].tokens)
                     .fold(0.0, f64::max)
                     .min(options.max_new_tokens as f64);
                 prop_assert!(batch.members.len() <= options.rows_allowed(longest));

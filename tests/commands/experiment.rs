@@ -188,7 +188,12 @@ fn a_dry_run_prints_a_plan_that_reads_as_itself() {
     let dir = tempfile::tempdir().unwrap();
     let dry = |file: &Path| {
         let mut command = lenaware(dir.path());
-        succeed(command.args(["ablate", "--dry-run", "--config"]).arg(file))
+        let plan = succeed(command.args(["ablate", "--dry-run", "--config"]).arg(file));
+        // The first line says how long it will take, as long as the dataset can be had.
+        let (expected, plan) = plan.split_once('\n').unwrap();
+        let told = expected.contains("about ") || expected.contains("val.parquet");
+        assert!(expected.contains(" arms x ") && told, "{expected}");
+        plan.to_string()
     };
     let own = dir.path().join("exp.toml");
     std::fs::write(&own, EXPERIMENT).unwrap();

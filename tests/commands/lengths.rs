@@ -163,9 +163,30 @@ fn the_doctor_tells_what_there_is() {
 fn reproduction_sets_the_papers_numbers_beside_ours() {
     let dir = tempfile::tempdir().unwrap();
     let found = succeed_json(lenaware(dir.path()).args(["--json", "reproduce"]));
-    let arms = found["summary"]["arms"].as_array().unwrap();
-    for row in found["paper"].as_array().unwrap() {
-        assert!(arms.iter().any(|arm| arm["name"] == row["arm"]), "{row}");
+    for table in ["table5", "readme"] {
+        let arms = found[table]["summary"]["arms"].as_array().unwrap();
+        for row in found[table]["paper"].as_array().unwrap() {
+            assert!(arms.iter().any(|arm| arm["name"] == row["arm"]), "{row}");
+        }
+        assert_eq!(found[table]["summary"]["executor"]["kind"], "replay");
     }
-    assert_eq!(found["summary"]["executor"]["kind"], "replay");
+    // Nothing is trained here, and the page says what is missing.
+    assert_eq!(
+        found["table4"]["summary"]["arms"].as_array().unwrap().len(),
+        2
+    );
+    let page = read(dir.path().join(found["report"].as_str().unwrap()));
+    assert!(page.contains("is not trained") && page.contains("[LEN]-token"));
+    assert!(
+        page.matches("<svg").count() >= 9,
+        "{}",
+        page.matches("<svg").count()
+    );
+    // What is planned serves more than the paper's method does.
+    let rate = |name: &str| {
+        let arms = found["beyond"]["summary"]["arms"].as_array().unwrap();
+        let arm = arms.iter().find(|arm| arm["name"] == name).unwrap();
+        arm["throughput_samples_per_s"]["mean"].as_f64().unwrap()
+    };
+    assert!(rate("planned, 16 rows") > rate("the paper's method"));
 }

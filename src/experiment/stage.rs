@@ -1,0 +1,285 @@
+//! Where the arms of an experiment are run: on a model, or in replay.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::config::{Arm, ExecutorKind, Experiment};
+use crate::engine::{Model, Place};
+use crate::error::Result;
+use crate::evaluate::summary::{ArmRun, ExecutorSummary};
+use crate::execute::{Executor, LiveExecutor, LiveRequest, ReplayExecutor, StepTimeModel, run_arm};
+use crate::model::{ChatModel, Checkpoint, Precision};
+use crate::predictor::Workshop;
+use crate::report::wording::FORCED;
+use crate::schedule::{
+    Batching, Forecast, MicroBatch, ScheduleOptions, Scheduling, StepCost, arrival_order,
+};
+
+use super::queries::Queries;
+use super::workload::Workload;
+
+/// Where arms are run.
+pub(super) enum Stage {
+    Live {
+        model: LiveModel,
+        requests: Vec<LiveRequest>,
+        /// Whether responses are as long as recorded, whatever is drawn.
+        forced: bool,
+        /// What `planned` scheduling reckons with; the time that counts is measured.
+        step_time: StepTimeModel,
+    },
+    Replay {
+        prompt_tokens: Vec<usize>,
+        step_time: StepTimeModel,
+    },
+}
+
+/// The model of a live run: with its text side on the CPU, or wherever it computes.
+pub(super) enum LiveModel {
+    Chat(Arc<ChatModel>),
+    Placed(Box<dyn Model>),
+}
+
+impl LiveModel {
+    fn get(&self) -> &dyn Model {
+        match self {
+            LiveModel::Chat(chat) => chat.llama(),
+            LiveModel::Placed(model) => model.as_ref(),
+        }
+    }
+}
+
+impl Stage {
+    pub fn of(
+        experiment: &Experiment,
+        workload: &Workload<'_>,
+        workshop: &Workshop,
+        place: Place,
+    ) -> Result<Stage> {
+        let executor = &experiment.executor;
+        let most = experiment.arms.iter().map(|a| a.schedule.max_new_tokens);
+        let most = most.max().unwrap_or(0);
+        let step_time = StepTimeModel::load(&executor.step_time)?;
+        let place = match &executor.device {
+            Some(device) => Place::parse(device)?,
+            None => place,
+        };
+        Ok(match (executor.kind, &executor.random_weights) {
+            (ExecutorKind::LiveForced, Some(shape)) => {
+                let team = workshop.team().clone();
+                let model = place.put_random(shape, 42, Precision::F32, team)?;
+                let requests = workload.filler_requests(model.config(), most)?;
+                Stage::Live {
+                    model: LiveModel::Placed(model),
+                    requests,
+                    forced: true,
+                    step_time,
+                }
+            }
+            (ExecutorKind::Live | ExecutorKind::LiveForced, _) => {
+                let forced = executor.kind == ExecutorKind::LiveForced;
+                let chat = workshop.chat()?;
+                let requests = workload
+                    .live_requests(&chat, most, forced)
+                    .map_err(|e| e.from_file(&experiment.workload.dataset))?;
+                let model = match place {
+                    Place::Cpu => LiveModel::Chat(chat),
+                    Place::Cuda(_) => {
+                        let checkpoint = Checkpoint::load(&workshop.files()?)?;
+                        let team = workshop.team().clone();
+                        LiveModel::Placed(place.put(&checkpoint, Precision::F32, team)?)
+                    }
+                };
+                Stage::Live {
+                    model,
+                    requests,
+                    forced,
+                    step_time,
+                }
+            }
+            (ExecutorKind::Replay, _) => Stage::Replay {
+                prompt_tokens: workload.prompt_tokens(),
+                step_time,
+            },
+        })
+    }
+
+    /// Touches the weights and wakes the threads, so that the first arm does not pay for it.
+    pub fn warm_up(&self, experiment: &Experiment) -> Result<()> {
+        let Stage::Live {
+            model, requests, ..
+        } = self
+        else {
+            return Ok(());
+        };
+        let size = experiment.arms[0].schedule.batch_size.min(requests.len());
+        let go_on = || ControlFlow::Continue(());
+        let batch = MicroBatch {
+            members: (0..size).collect(),
+            cap: 8,
+            keeps: false,
+        };
+        LiveExecutor::new(model.get(), requests, 8, &go_on)
+            .run_batch(&batch, Batching::Static)
+            .map(|_| ())
+    }
+
+    /// What an arm under a seed needs before it can run: predictions are made here.
+    pub fn prepare(
+        &self,
+        arm: &Arm,
+        seed: u64,
+        workload: &Workload<'_>,
+        queries: &Queries,
+    ) -> Result<Prepared> {
+        let lengths = workload.lengths(seed)?;
+        let begun = Instant::now();
+        let forecasts = match self {
+            Stage::Live { .. } => queries.forecast(arm, workload, &lengths)?.into(),
+            Stage::Replay { .. } => queries.remembered(arm, seed, workload, &lengths)?,
+        };
+        let predict_s = begun.elapsed().as_secs_f64();
+        // Vanilla and every other arm that ignores predictions do not wait for them, and
+        // simulated time knows nothing of what predicting costs on other hardware.
+        let waits = arm.schedule.scheduling != Scheduling::None;
+        Ok(Prepared {
+            name: arm.name.clone(),
+            schedule: ScheduleOptions {
+                step_cost: self.step_cost(),
+                ..arm.schedule.clone()
+            },
+            seed,
+            order: arrival_order(lengths.len(), seed),
+            lengths,
+            forecasts,
+            predict_s: match self {
+                Stage::Live { .. } if waits => predict_s,
+                _ => 0.0,
+            },
+        })
+    }
+
+    /// Runs an arm for real.
+    ///
+    /// # Errors
+    /// The executor's, or [`Error::Interrupted`].
+    pub fn run(&self, arm: &Prepared, stop: &dyn Fn() -> ControlFlow<()>) -> Result<ArmRun> {
+        let most = arm.schedule.max_new_tokens;
+        match self {
+            Stage::Live {
+                model,
+                requests,
+                forced,
+                step_time,
+            } => {
+                let mut live = LiveExecutor::new(model.get(), requests, most, stop);
+                if *forced {
+                    live = live.forced_to(&arm.lengths);
+                }
+                if arm.schedule.keeps() {
+                    live = live.keeping(arm.order.len());
+                }
+                let mut run = arm.run_on(&mut live)?;
+                run.outputs_sha256 = live.outputs_sha256();
+                let prompts: Vec<usize> = requests.iter().map(|r| r.prompt.len()).collect();
+                run.replayed_s = Some(arm.again(&run, &prompts, step_time)?.total_s);
+                Ok(run)
+            }
+            Stage::Replay {
+                prompt_tokens,
+                step_time,
+            } => arm.replay(prompt_tokens, step_time),
+        }
+    }
+
+    /// What planning takes steps to cost: what the replay charges, or what the experiment says
+    /// of the device.
+    fn step_cost(&self) -> StepCost {
+        match self {
+            Stage::Live { step_time, .. } | Stage::Replay { step_time, .. } => step_time.cost(),
+        }
+    }
+
+    pub fn describe(&self, experiment: &Experiment) -> ExecutorSummary {
+        match self {
+            Stage::Live {
+                model,
+                forced: false,
+                ..
+            } => ExecutorSummary::Live {
+                device: model.get().device(),
+                model: experiment.executor.model.clone(),
+            },
+            Stage::Live { model, .. } => ExecutorSummary::LiveForced {
+                device: model.get().device(),
+                model: match &experiment.executor.random_weights {
+                    Some(shape) => format!("random weights of {shape}"),
+                    None => experiment.executor.model.clone(),
+                },
+                what: FORCED.into(),
+            },
+            Stage::Replay { step_time, .. } => ExecutorSummary::Replay {
+                step_time: step_time.name.clone(),
+            },
+        }
+    }
+}
+
+/// An arm under a seed, ready to run.
+pub(super) struct Prepared {
+    pub name: String,
+    pub seed: u64,
+    schedule: ScheduleOptions,
+    order: Vec<usize>,
+    lengths: Vec<usize>,
+    forecasts: Arc<[Forecast]>,
+    predict_s: f64,
+}
+
+impl Prepared {
+    /// Runs it in simulated time.
+    pub fn replay(&self, prompt_tokens: &[usize], step_time: &StepTimeModel) -> Result<ArmRun> {
+        let most = self.schedule.max_new_tokens;
+        let step_time = step_time.clone();
+        self.run_on(&mut ReplayExecutor::new(
+            &self.lengths,
+            prompt_tokens,
+            most,
+            step_time,
+        ))
+    }
+
+    /// Replays what was run live: the same schedule, the lengths that were served.
+    fn again(
+        &self,
+        run: &ArmRun,
+        prompt_tokens: &[usize],
+        step_time: &StepTimeModel,
+    ) -> Result<ArmRun> {
+        let mut lengths = self.lengths.clone();
+        for record in &run.requests {
+            lengths[record.request] = record.response_tokens;
+        }
+        let most = self.schedule.max_new_tokens;
+        let step_time = step_time.clone();
+        self.run_on(&mut ReplayExecutor::new(
+            &lengths,
+            prompt_tokens,
+            most,
+            step_time,
+        ))
+    }
+
+    fn run_on(&self, executor: &mut dyn Executor) -> Result<ArmRun> {
+        run_arm(
+            executor,
+            &self.name,
+            self.seed,
+            &self.order,
+            &self.forecasts,
+            &self.schedule,
+            self.predict_s,
+        )
+    }
+}
