@@ -20,7 +20,7 @@
 #   LENAWARE  the program                      [lenaware]
 #   LABEL     max, mean or a quantile          [max]
 #   RUNS      where predictors are trained     [runs/predictors]
-#   OUT       the folder of the evaluation     [results/predictors/<UTC time>]
+#   OUT       the folder of the evaluations    [results/predictors/<UTC time>]
 #   KINDS     what is trained                  [lexical neighbour ridge pooling-mlp head
 #                                               lora-head stack lora len-token]; also: encoder
 #   SIZES     instructions of learning curves  [1000 2000 5000; 100 200 where embedded]
@@ -46,6 +46,12 @@ first=${FIRST:-1000}
 case $train in
     embedded) sizes=${SIZES:-100 200} ;;
     *) sizes=${SIZES:-1000 2000 5000} ;;
+esac
+case $here$runs in
+    *[[:space:]]*)
+        echo "paths with spaces are not taken: $here $runs" >&2
+        exit 2
+        ;;
 esac
 case $runs in
     */*) ;;
@@ -109,7 +115,7 @@ for kind in $kinds; do
             # the untuned one. With fewer than two there is nothing to mix.
             tuned=$(seeded lora-head)
             untuned=$(seeded head)
-            for members in "$tuned" "${tuned}${tuned:+,}${untuned%%,*}"; do
+            for members in "$tuned" "${untuned:+$tuned${tuned:+,}${untuned%%,*}}"; do
                 case $members in
                     *,*) ;;
                     *) continue ;;
@@ -145,4 +151,4 @@ done
 
 # The floor and the cheapest are fitted on the training data, never on what is evaluated.
 "$program" evaluate --dataset "$val" --fit-on "$train" --label "$label" --model "$model" \
-    "$@" --out "$out"
+    "$@" --out "$out/all"

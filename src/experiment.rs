@@ -84,13 +84,15 @@ pub fn run(experiment: &Experiment, workshop: &Workshop, options: &RunOptions<'_
         Stage::Replay { .. } => TOGETHER,
     };
     while !pending.is_empty() {
-        let mut prepared = Vec::new();
-        let mut outcomes = Vec::new();
+        let (mut prepared, mut failed) = (Vec::new(), None);
         for (seed, arm) in pending
             .split_off(pending.len().saturating_sub(together))
             .iter()
             .rev()
         {
+            if (options.stop)().is_break() {
+                return Err(journal.interrupted(total));
+            }
             (options.on_progress)(&Progress {
                 arm: &arm.name,
                 seed: *seed,
@@ -99,10 +101,13 @@ pub fn run(experiment: &Experiment, workshop: &Workshop, options: &RunOptions<'_
             });
             match stage.prepare(arm, *seed, &workload, &queries) {
                 Ok(ready) => prepared.push(ready),
-                Err(error) => outcomes.push(Err(error)),
+                Err(error) => {
+                    failed = Some(error);
+                    break;
+                }
             }
         }
-        outcomes.extend(match &stage {
+        let mut outcomes: Vec<Result<ArmRun>> = match &stage {
             Stage::Live { .. } => prepared
                 .iter()
                 .map(|arm| stage.run(arm, options.stop))
@@ -113,7 +118,9 @@ pub fn run(experiment: &Experiment, workshop: &Workshop, options: &RunOptions<'_
             } => at_once(&prepared, workshop.team().threads(), |arm| {
                 arm.replay(prompt_tokens, step_time)
             }),
-        });
+        };
+        // What was prepared before it is done and kept.
+        outcomes.extend(failed.map(Err));
         for outcome in outcomes {
             match outcome {
                 Ok(run) => journal.push(run)?,

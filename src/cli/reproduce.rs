@@ -50,6 +50,9 @@ pub struct Arguments {
     /// Where runs are kept
     #[arg(long, default_value = "results", value_name = "DIR")]
     results: PathBuf,
+    /// Go on with the latest reproduction
+    #[arg(long)]
+    resume: bool,
 }
 
 macro_rules! shipped {
@@ -162,5 +165,12 @@ fn run_one(
         global.shows_progress(),
         global.offline,
     );
-    ablate::execute(global, &experiment, &workshop, &arguments.results, false)
+    // Arms of an interrupted reproduction are kept, and gone on with here.
+    ablate::execute(
+        global,
+        &experiment,
+        &workshop,
+        &arguments.results,
+        arguments.resume,
+    )
 }

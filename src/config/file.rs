@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use super::{Arm, ExecutorKind, Experiment, Served};
+use super::{Arm, ExecutorConfig, ExecutorKind, Experiment, Served};
 use crate::dataset::{Label, Split};
 use crate::schedule::{Batching, Fcr, ScheduleOptions, Scheduling, VbsTable};
 
@@ -109,7 +109,7 @@ impl Default for ExecutorKeys {
             chat_template: None,
             random_weights: None,
             device: None,
-            step_time: "paper".to_owned(),
+            step_time: ExecutorConfig::PAPER.to_owned(),
         }
     }
 }

@@ -64,6 +64,11 @@ pub struct ExecutorConfig {
     pub step_time: String,
 }
 
+impl ExecutorConfig {
+    /// The step-time model of an experiment that names none.
+    pub const PAPER: &'static str = "paper";
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ExecutorKind {

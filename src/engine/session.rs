@@ -50,7 +50,8 @@ impl<'m> Session<'m> {
     /// forgotten. `stepped` is asked after every step whether to stop: then nothing is kept.
     ///
     /// # Errors
-    /// More requests than slots, one that is not kept or does not fit its slot.
+    /// More requests than slots, one that is not kept or does not fit its slot. After an error
+    /// of the decoder the session is of no more use.
     pub fn advance(
         &mut self,
         starting: Vec<Request>,
@@ -67,14 +68,14 @@ impl<'m> Session<'m> {
                 self.free.len()
             )));
         }
-        let mut running = Vec::with_capacity(starting.len() + continuing.len());
-        for id in continuing {
-            let mut sequence = self
-                .kept
-                .remove(id)
-                .ok_or_else(|| Error::Numeric(format!("request {id} was not kept")))?;
+        if let Some(id) = continuing.iter().find(|id| !self.keeps(**id)) {
+            return Err(Error::Numeric(format!("request {id} was not kept")));
+        }
+        let mut running: Vec<Sequence> = (continuing.iter())
+            .filter_map(|id| self.kept.remove(id))
+            .collect();
+        for sequence in &mut running {
             sequence.until = sequence.tokens.len() + most;
-            running.push(sequence);
         }
         let (mut stats, mut ended) = (RunStats::default(), Vec::new());
         let mut queue = starting.into_iter();
@@ -87,7 +88,7 @@ impl<'m> Session<'m> {
             &mut ended,
         )?;
         running.append(&mut started);
-        let mut resting = Vec::new();
+        let (mut resting, mut stopped) = (Vec::new(), false);
         while running.iter().any(|s| !s.rests()) {
             if batching != Batching::Static {
                 let (rest, go_on) = running.into_iter().partition(Sequence::rests);
@@ -100,7 +101,8 @@ impl<'m> Session<'m> {
                 self.engine.decoder.truncate(sequence.slot, place);
             }
             self.engine.decode(&mut running, &mut stats, &mut ended)?;
-            if stepped().is_break() {
+            stopped = stepped().is_break();
+            if stopped {
                 break;
             }
         }
@@ -112,7 +114,7 @@ impl<'m> Session<'m> {
                 let tokens = sequence.tokens.len();
                 progress.push(Progress::Stopped { id, tokens });
             }
-            if keep && !sequence.done && sequence.rests() {
+            if keep && !stopped && !sequence.done && sequence.rests() {
                 self.engine.decoder.truncate(slot, sequence.held());
                 self.kept.insert(id, sequence);
             } else {

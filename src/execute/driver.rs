@@ -35,7 +35,6 @@ pub fn run_arm(
                 let place = (group, number, round.round);
                 number += 1;
                 for (request, tokens, attempts) in ledger.run_batch(executor, batch, place)? {
-                    // Who goes on gets on, or would go on for ever.
                     if batch.cap >= options.max_new_tokens {
                         return Err(unserved(request));
                     }
@@ -141,6 +140,9 @@ impl<'a> Ledger<'a> {
                 record.response_tokens = member.tokens;
                 record.latency_s = end_s;
             } else {
+                if batch.keeps && gained == 0 {
+                    return Err(unserved(member.request));
+                }
                 record.failed = true;
                 cut.push((member.request, member.tokens, attempts));
                 self.kept[member.request] = match batch.keeps {

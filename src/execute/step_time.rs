@@ -31,6 +31,9 @@ pub struct StepTimeModel {
     pub p1: f64,
 }
 
+/// No term takes longer, seconds.
+const LONGEST: f64 = 1e6;
+
 /// The presets that [`StepTimeModel::load`] knows by name; each file says where it is from.
 pub const PRESETS: [(&str, &str); 5] = [
     ("paper", include_str!("presets/paper.toml")),
@@ -85,11 +88,12 @@ impl StepTimeModel {
         let model: StepTimeModel = toml::from_str(text)
             .map_err(|error| Error::malformed(path, error.to_string().trim_end()))?;
         let terms = [model.t0, model.t1, model.t2, model.p0, model.p1];
-        if terms.iter().any(|t| !t.is_finite() || *t < 0.0) || terms[..3].iter().sum::<f64>() == 0.0
+        if terms.iter().any(|t| !(0.0..=LONGEST).contains(t))
+            || terms[..3].iter().sum::<f64>() == 0.0
         {
             return Err(Error::malformed(
                 path,
-                "t0, t1, t2, p0, p1 must be seconds, none negative, and steps must take time",
+                "t0, t1, t2, p0, p1 must be seconds from 0 to a million, and steps must take time",
             ));
         }
         Ok(model)

@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::config::{Arm, ExecutorKind, Experiment};
+use crate::config::{Arm, ExecutorConfig, ExecutorKind, Experiment};
 use crate::engine::{Model, Place};
 use crate::error::Result;
 use crate::evaluate::summary::{ArmRun, ExecutorSummary};
@@ -26,8 +26,9 @@ pub(super) enum Stage {
         requests: Vec<LiveRequest>,
         /// Whether responses are as long as recorded, whatever is drawn.
         forced: bool,
-        /// What `planned` scheduling reckons with; the time that counts is measured.
-        step_time: StepTimeModel,
+        /// What `planned` scheduling reckons with and the run is compared with, where the
+        /// experiment names it; the time that counts is measured.
+        step_time: Option<StepTimeModel>,
     },
     Replay {
         prompt_tokens: Vec<usize>,
@@ -60,7 +61,10 @@ impl Stage {
         let executor = &experiment.executor;
         let most = experiment.arms.iter().map(|a| a.schedule.max_new_tokens);
         let most = most.max().unwrap_or(0);
+        // The paper's times say nothing of a live run's device.
+        let named = executor.step_time != ExecutorConfig::PAPER;
         let step_time = StepTimeModel::load(&executor.step_time)?;
+        let of_device = named.then(|| step_time.clone());
         let place = match &executor.device {
             Some(device) => Place::parse(device)?,
             None => place,
@@ -74,7 +78,7 @@ impl Stage {
                     model: LiveModel::Placed(model),
                     requests,
                     forced: true,
-                    step_time,
+                    step_time: of_device,
                 }
             }
             (ExecutorKind::Live | ExecutorKind::LiveForced, _) => {
@@ -95,7 +99,7 @@ impl Stage {
                     model,
                     requests,
                     forced,
-                    step_time,
+                    step_time: of_device,
                 }
             }
             (ExecutorKind::Replay, _) => Stage::Replay {
@@ -178,12 +182,14 @@ impl Stage {
                     live = live.forced_to(&arm.lengths);
                 }
                 if arm.schedule.keeps() {
-                    live = live.keeping(arm.order.len());
+                    live = live.keeping(arm.most_kept());
                 }
                 let mut run = arm.run_on(&mut live)?;
                 run.outputs_sha256 = live.outputs_sha256();
-                let prompts: Vec<usize> = requests.iter().map(|r| r.prompt.len()).collect();
-                run.replayed_s = Some(arm.again(&run, &prompts, step_time)?.total_s);
+                if let Some(step_time) = step_time {
+                    let prompts: Vec<usize> = requests.iter().map(|r| r.prompt.len()).collect();
+                    run.replayed_s = Some(arm.again(&run, &prompts, step_time)?.total_s);
+                }
                 Ok(run)
             }
             Stage::Replay {
@@ -197,7 +203,11 @@ impl Stage {
     /// of the device.
     fn step_cost(&self) -> StepCost {
         match self {
-            Stage::Live { step_time, .. } | Stage::Replay { step_time, .. } => step_time.cost(),
+            Stage::Live { step_time, .. } => match step_time {
+                Some(step_time) => step_time.cost(),
+                None => ScheduleOptions::default().step_cost,
+            },
+            Stage::Replay { step_time, .. } => step_time.cost(),
         }
     }
 
@@ -248,6 +258,15 @@ impl Prepared {
             most,
             step_time,
         ))
+    }
+
+    /// Requests that run or are kept at once: those of a group, and where these are carried on,
+    /// who knows.
+    fn most_kept(&self) -> usize {
+        match self.schedule.carry {
+            true => self.order.len(),
+            false => self.schedule.group_size.min(self.order.len()),
+        }
     }
 
     /// Replays what was run live: the same schedule, the lengths that were served.

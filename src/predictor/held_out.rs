@@ -46,6 +46,18 @@ impl HeldOut {
         persist::write(&dir.join(FILE), text.as_bytes())
     }
 
+    /// Takes the file away, if there is one.
+    ///
+    /// # Errors
+    /// If the folder cannot be written.
+    pub fn remove(dir: &Path) -> Result<()> {
+        let path = dir.join(FILE);
+        match std::fs::remove_file(&path) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io(&path, e)),
+            _ => Ok(()),
+        }
+    }
+
     /// # Errors
     /// A file that is missing or damaged.
     pub fn read(dir: &Path) -> Result<HeldOut> {

@@ -271,6 +271,15 @@ impl ScheduleOptions {
         if self.cap_at.is_some() && self.fcr == Fcr::Off {
             return refuse("`cap_at` without caps: set `fcr`".into());
         }
+        for (key, level) in [("order_at", self.order_at), ("cap_at", self.cap_at)] {
+            if let Some(level) = level.filter(|_| staged) {
+                return refuse(format!(
+                    "`{key} = {level}` contradicts `scheduling = \"{}\"`, which looks at the whole \
+                     distribution; drop `{key}`",
+                    self.scheduling
+                ));
+            }
+        }
         let sized = staged || self.scheduling == Scheduling::Packed;
         for (key, value) in [("max_rows", self.max_rows), ("kv_tokens", self.kv_tokens)] {
             if value > 0 && !sized {

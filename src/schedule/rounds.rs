@@ -136,7 +136,17 @@ impl<'a> Rounds<'a> {
                     self.waiting = failed.split_off(full);
                 }
                 let failed: Vec<usize> = failed.iter().map(|w| w.request).collect();
-                failure::recovery_batches(&failed, options.batch_size, options.max_new_tokens)
+                let most = options.max_new_tokens;
+                let rows = match options.scheduling {
+                    // Of a packed batch's budget: now they may run to the limit.
+                    Scheduling::Packed => {
+                        let need = |r: &usize| forecasts[*r].prompt_tokens + most;
+                        let largest = failed.iter().map(need).max().unwrap_or(1).max(1);
+                        options.batch_size.min(options.kv_tokens / largest).max(1)
+                    }
+                    _ => options.batch_size,
+                };
+                failure::recovery_batches(&failed, rows, most)
             }
         }
     }

@@ -165,10 +165,14 @@ impl State {
                 let asked = self.note(serde_json::from_slice(&body).unwrap(), authorization);
                 let now = self.now.fetch_add(1, Ordering::SeqCst) + 1;
                 self.most.fetch_max(now, Ordering::SeqCst);
-                let reply = (self.behaviour)(&asked);
-                let done = self.reply(stream, &asked, reply);
+                let mut reply = (self.behaviour)(&asked);
+                while let Reply::After(wait, then) = reply {
+                    std::thread::sleep(wait);
+                    reply = *then;
+                }
+                // Before the answer is out: who has it may ask the next at once.
                 self.now.fetch_sub(1, Ordering::SeqCst);
-                done
+                self.reply(stream, &asked, reply)
             }
             _ => write(stream, 404, "", "{\"detail\":\"Not Found\"}"),
         }
@@ -198,12 +202,8 @@ impl State {
                 let body = good(self.answers_as, asked.seed());
                 write(stream, 200, "", &body.to_string())
             }
-            Reply::Drop => Ok(()),
+            Reply::Drop | Reply::After(..) => Ok(()),
             Reply::Status(status, headers, body) => write(stream, status, headers, &body),
-            Reply::After(wait, then) => {
-                std::thread::sleep(wait);
-                self.reply(stream, asked, *then)
-            }
         }
     }
 }

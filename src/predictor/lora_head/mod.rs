@@ -42,6 +42,10 @@ struct Stored {
     /// What it was trained in, and predicts in.
     #[serde(default)]
     dtype: Dtype,
+    /// The label that it foresees, and the learning rate, epochs and adapter of its training: a
+    /// run that is resumed has the same.
+    #[serde(default)]
+    recipe: String,
 }
 
 /// A trained head on the model it was trained with.

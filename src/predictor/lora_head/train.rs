@@ -112,6 +112,8 @@ impl<'a> Recipe<'a> {
     /// Learns on the training instructions, and is calibrated on those of validation.
     fn first_part(&self, on_progress: OnProgress<'_>) -> Result<(TuneOutcome, Stored)> {
         let (tune, data) = (self.tune, self.data);
+        // It says that this part is done: not before it is.
+        HeldOut::remove(tune.out)?;
         let watched = &data.validation[..data.validation.len().min(WATCHED)];
         let part = Part::first();
         let (training, weights, outcome) = self.tuned(&data.train, watched, &part, on_progress)?;
@@ -122,6 +124,7 @@ impl<'a> Recipe<'a> {
             adapter: tune.lora.r > 0,
             learned_token: self.learned_token,
             dtype: tune.config.dtype,
+            recipe: self.in_words(),
         };
         self.write(&training, weights.clone(), &stored)?;
         // Calibrated on what the folder itself says of the validation instructions.
@@ -142,13 +145,31 @@ impl<'a> Recipe<'a> {
 
     /// The first part, where a run that is resumed had ended it.
     fn first_part_done(&self) -> Result<Option<(TuneOutcome, Stored)>> {
-        let out = self.tune.out;
-        let part = Part::first();
-        if !self.tune.resume || part.checkpoint(out).exists() || HeldOut::read(out).is_err() {
+        let (out, part) = (self.tune.out, Part::first());
+        if !self.tune.resume || part.checkpoint(out).exists() || !out.join(FILE).exists() {
             return Ok(None);
         }
-        let stored: FittedFile<Stored> = FittedFile::read(&out.join(FILE))?;
-        Ok(Some((part.outcome(out)?, stored.settings)))
+        let Ok(HeldOut(held)) = HeldOut::read(out) else {
+            return Ok(None);
+        };
+        let stored = FittedFile::<Stored>::read(&out.join(FILE))?.settings;
+        // What another run left in the folder is no part of this one.
+        let same = stored.recipe == self.in_words()
+            && stored.shape == self.shape
+            && held.len() == self.data.validation.len()
+            && self.data.validation_ids().all(|id| held.contains_key(id));
+        match same {
+            true => Ok(Some((part.outcome(out)?, stored))),
+            false => Ok(None),
+        }
+    }
+
+    /// All that decides what is learnt, but for the data.
+    fn in_words(&self) -> String {
+        format!(
+            "{} {} {:?} {:?} {:?}",
+            self.data.label, self.depth, self.head, self.tune.lora, self.tune.config
+        )
     }
 
     /// Adapter and head, as they are after the part.
