@@ -233,7 +233,11 @@ fn what_is_in_flight_when_one_fails_is_kept() {
     let folder = Folder::new();
     let count = AtomicUsize::new(0);
     let server = Server::new(move |_| match count.fetch_add(1, Ordering::SeqCst) {
-        3 => failure(400, "not this one"),
+        // Late enough that all six are on their way.
+        3 => Reply::After(
+            Duration::from_millis(300),
+            Box::new(failure(400, "not this one")),
+        ),
         _ => Reply::After(Duration::from_millis(700), Box::new(Reply::Good)),
     });
     let mut command = folder.command(&server.url(), "out", "--concurrency 6");
