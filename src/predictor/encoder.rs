@@ -128,18 +128,21 @@ pub fn train(
         let held_rows = landmarks.expand(&held_out, hidden)?;
         let system = System::new(&rows.chunks_exact(features).collect::<Vec<_>>(), &labels);
         for penalty in PENALTIES {
-            let line = system.solve(penalty * labels.len() as f64)?;
-            let predicted: Vec<f64> = held_rows
-                .chunks_exact(features)
-                .map(|row| line.predict(row))
-                .collect();
-            let error = mean_absolute_error(&predicted, &held_labels);
-            let what = match width > 0.0 {
-                true => format!("vector and likeness of width {width}, penalty {penalty}"),
-                false => format!("vector, penalty {penalty}"),
-            };
-            if trials.note(what.clone(), error) {
-                best = Some((what, landmarks.clone(), penalty, line, predicted));
+            for line in system.solve(penalty * labels.len() as f64)? {
+                let predicted: Vec<f64> = held_rows
+                    .chunks_exact(features)
+                    .map(|row| line.predict(row))
+                    .collect();
+                let error = mean_absolute_error(&predicted, &held_labels);
+                let of = match width > 0.0 {
+                    true => format!("vector and likeness of width {width}"),
+                    false => "vector".to_string(),
+                };
+                let scale = line.length_scale().name();
+                let what = format!("{of}, {scale} scale, penalty {penalty}");
+                if trials.note(what.clone(), error) {
+                    best = Some((what, landmarks.clone(), penalty, line, predicted));
+                }
             }
         }
     }
@@ -152,7 +155,7 @@ pub fn train(
     if refit {
         let all = landmarks.expand(&[vectors, held_out].concat(), hidden)?;
         let rows: Vec<&[f32]> = all.chunks_exact(landmarks.features(hidden)).collect();
-        line = System::new(&rows, &labels).solve(penalty * labels.len() as f64)?;
+        line = line.again(&rows, &labels, penalty * labels.len() as f64)?;
     }
     let settings = Settings {
         encoder: named.to_string(),

@@ -10,6 +10,7 @@ use crate::error::{Error, Result};
 use super::calibration::PointCalibration;
 use super::fitted_file::{self, FittedFile, tensor};
 use super::held_out::HeldOut;
+use super::length_scale::LengthScale;
 use super::sparse_ridge::{self, SparseFit, SparseRows};
 use super::stored::Kind;
 use super::training::TrainingData;
@@ -25,50 +26,6 @@ const PENALTIES: [f64; 4] = [4.0, 2.0, 1.0, 0.5];
 const SHAPES: usize = 10;
 /// A standardised figure of the shape counts as much as this part of a row's terms.
 const SHAPE_WEIGHT: f64 = 0.2;
-
-/// What the line predicts: the length on a scale where errors are alike for short and long.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum LengthScale {
-    Log,
-    CubeRoot,
-    SquareRoot,
-}
-
-impl LengthScale {
-    pub const ALL: [LengthScale; 3] = [
-        LengthScale::Log,
-        LengthScale::CubeRoot,
-        LengthScale::SquareRoot,
-    ];
-
-    /// Tokens (at least 1) on this scale.
-    pub fn of(self, tokens: f64) -> f64 {
-        let tokens = tokens.max(1.0);
-        match self {
-            LengthScale::Log => tokens.ln(),
-            LengthScale::CubeRoot => tokens.cbrt(),
-            LengthScale::SquareRoot => tokens.sqrt(),
-        }
-    }
-
-    /// Back to tokens.
-    pub fn tokens(self, value: f64) -> f64 {
-        match self {
-            LengthScale::Log => value.exp(),
-            LengthScale::CubeRoot => value.max(0.0).powi(3),
-            LengthScale::SquareRoot => value.max(0.0).powi(2),
-        }
-    }
-
-    pub fn name(self) -> &'static str {
-        match self {
-            LengthScale::Log => "log",
-            LengthScale::CubeRoot => "cube root",
-            LengthScale::SquareRoot => "square root",
-        }
-    }
-}
 
 /// A text's size and shape: words and characters of the instruction and of what it is about,
 /// whether there is such a thing, line breaks, question marks, digits.

@@ -11,6 +11,7 @@ pub mod head;
 pub mod held_out;
 pub mod known;
 pub mod len_token;
+pub mod length_scale;
 pub mod lexical;
 pub mod lora_head;
 pub mod neighbour;

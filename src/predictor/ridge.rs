@@ -1,5 +1,5 @@
-//! Ridge regression from standardised features to the logarithm of a length: the line that
-//! `ridge` puts on hidden states and `encoder` on a sentence's vector.
+//! Ridge regression from standardised features to a length, on whichever scale suits: the line
+//! that `ridge` puts on hidden states and `encoder` on a sentence's vector.
 
 use std::path::Path;
 
@@ -9,10 +9,11 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 
 use super::fitted_file::{self, FittedFile, tensor};
+use super::length_scale::LengthScale;
 
 const FILE: &str = "ridge.safetensors";
 
-/// A fitted line: features -> log length.
+/// A fitted line: features -> length on a scale.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RidgeFit {
     mean: Vec<f64>,
@@ -24,6 +25,7 @@ pub struct RidgeFit {
 /// The numbers beside the vectors.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 struct Ends {
+    length_scale: LengthScale,
     intercept: f64,
     /// No prediction exceeds this (the longest training label).
     limit: f64,
@@ -34,8 +36,8 @@ pub(super) struct System {
     mean: Vec<f64>,
     scale: Vec<f64>,
     gram: DMatrix<f64>,
-    moments: DVector<f64>,
-    ends: Ends,
+    /// A side a scale, in the order of [`LengthScale::ALL`].
+    sides: [(DVector<f64>, Ends); 3],
 }
 
 impl System {
@@ -55,34 +57,39 @@ impl System {
             })
             .collect();
         let x = DMatrix::from_fn(n, d, |i, j| (f64::from(rows[i][j]) - mean[j]) / scale[j]);
-        let logs: Vec<f64> = labels.iter().map(|l| l.max(1.0).ln()).collect();
-        let intercept = logs.iter().sum::<f64>() / n as f64;
-        let y = DVector::from_iterator(n, logs.iter().map(|l| l - intercept));
+        let limit = labels.iter().copied().fold(1.0, f64::max);
+        let sides = LengthScale::ALL.map(|length_scale| {
+            let on_scale = || labels.iter().map(|l| length_scale.of(*l));
+            let intercept = on_scale().sum::<f64>() / n as f64;
+            let y = DVector::from_iterator(n, on_scale().map(|l| l - intercept));
+            let ends = Ends {
+                length_scale,
+                intercept,
+                limit,
+            };
+            (x.tr_mul(&y), ends)
+        });
         System {
             gram: x.tr_mul(&x),
-            moments: x.tr_mul(&y),
+            sides,
             mean,
             scale,
-            ends: Ends {
-                intercept,
-                limit: labels.iter().copied().fold(1.0, f64::max),
-            },
         }
     }
 
-    pub(super) fn solve(&self, penalty: f64) -> Result<RidgeFit> {
-        let d = self.moments.len();
+    /// The line of every scale.
+    pub(super) fn solve(&self, penalty: f64) -> Result<[RidgeFit; 3]> {
+        let d = self.mean.len();
         let penalised = &self.gram + DMatrix::identity(d, d) * penalty;
-        let weights = penalised
+        let factor = penalised
             .cholesky()
-            .ok_or_else(|| Error::Numeric("the features make a singular system".into()))?
-            .solve(&self.moments);
-        Ok(RidgeFit {
+            .ok_or_else(|| Error::Numeric("the features make a singular system".into()))?;
+        Ok(self.sides.each_ref().map(|(side, ends)| RidgeFit {
             mean: self.mean.clone(),
             scale: self.scale.clone(),
-            weights: weights.iter().copied().collect(),
-            ends: self.ends,
-        })
+            weights: factor.solve(side).iter().copied().collect(),
+            ends: *ends,
+        }))
     }
 }
 
@@ -92,15 +99,34 @@ impl RidgeFit {
         self.weights.len()
     }
 
+    /// The scale on which lengths were learnt.
+    pub fn length_scale(&self) -> LengthScale {
+        self.ends.length_scale
+    }
+
+    /// A line of the same scale, fitted on other rows.
+    ///
+    /// # Errors
+    /// Features that make a singular system.
+    pub(super) fn again(&self, rows: &[&[f32]], labels: &[f64], penalty: f64) -> Result<RidgeFit> {
+        let mut lines = System::new(rows, labels).solve(penalty)?.into_iter();
+        lines
+            .find(|line| line.length_scale() == self.length_scale())
+            .ok_or_else(|| Error::Numeric("no line of that scale".into()))
+    }
+
     /// Tokens predicted from a row.
     pub fn predict(&self, row: &[f32]) -> f64 {
-        let log = self.ends.intercept
+        let value = self.ends.intercept
             + row
                 .iter()
                 .enumerate()
                 .map(|(j, x)| (f64::from(*x) - self.mean[j]) / self.scale[j] * self.weights[j])
                 .sum::<f64>();
-        log.exp().clamp(1.0, self.ends.limit)
+        self.ends
+            .length_scale
+            .tokens(value)
+            .clamp(1.0, self.ends.limit)
     }
 
     /// Writes the fit into a predictor's folder.
@@ -148,14 +174,20 @@ mod tests {
         let rows: Vec<[f32; 3]> = (0..60u8)
             .map(|i| [f32::from(i % 7), f32::from(i % 5), 1.0])
             .collect();
-        let length =
-            |row: &[f32; 3]| (3.0 + 0.3 * f64::from(row[0]) - 0.2 * f64::from(row[1])).exp();
-        let labels: Vec<f64> = rows.iter().map(length).collect();
+        let value = |row: &[f32; 3]| 3.0 + 0.3 * f64::from(row[0]) - 0.2 * f64::from(row[1]);
         let views: Vec<&[f32]> = rows.iter().map(|r| r.as_slice()).collect();
-        let fitted = System::new(&views, &labels).solve(1e-6).unwrap();
-        for (row, label) in rows.iter().zip(&labels) {
-            assert!((fitted.predict(row) / label - 1.0).abs() < 1e-3);
+        for (place, scale) in LengthScale::ALL.into_iter().enumerate() {
+            let labels: Vec<f64> = rows.iter().map(|r| scale.tokens(value(r))).collect();
+            let lines = System::new(&views, &labels).solve(1e-6).unwrap();
+            let fitted = &lines[place];
+            assert_eq!(fitted.length_scale(), scale);
+            for (row, label) in rows.iter().zip(&labels) {
+                assert!((fitted.predict(row) / label - 1.0).abs() < 1e-3);
+            }
+            assert_eq!(&fitted.again(&views, &labels, 1e-6).unwrap(), fitted);
         }
+        let labels: Vec<f64> = rows.iter().map(|r| value(r).exp()).collect();
+        let [fitted, ..] = System::new(&views, &labels).solve(1e-6).unwrap();
         // Beyond what was seen, no further than the longest.
         assert!(fitted.predict(&[100.0, 0.0, 1.0]) <= labels.iter().copied().fold(1.0, f64::max));
         let dir = tempfile::tempdir().unwrap();

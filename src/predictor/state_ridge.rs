@@ -1,8 +1,9 @@
-//! `ridge`: a line from the last prompt token's hidden state, at a middle layer of the untuned
-//! model, to the logarithm of the length. One prefill a prediction, and that prefill is the one
+//! `ridge`: a line from the last prompt token's hidden state, at one or all of some middle layers
+//! of the untuned model, to the length. One prefill a prediction, and that prefill is the one
 //! the answer needs anyway. Middle layers know more than the last (TRAIL, Shahout et al. 2024);
-//! which one is chosen on validation.
+//! which of them, and the scale of lengths, is chosen on validation.
 
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -25,24 +26,33 @@ use super::{Prediction, Predictor, Query, asked_of};
 
 const FILE: &str = "state.safetensors";
 /// Penalties tried, relative to the number of training instructions.
-const PENALTIES: [f64; 6] = [0.03, 0.1, 0.3, 1.0, 3.0, 10.0];
+const PENALTIES: [f64; 5] = [0.01, 0.03, 0.1, 0.3, 1.0];
 
 /// What the folder states beside the line.
 #[derive(Debug, Serialize, Deserialize)]
 struct Settings {
-    /// Blocks run before the state is taken.
-    layer: usize,
+    /// Blocks run before each of the states is taken that the line reads.
+    layers: Vec<usize>,
     #[serde(flatten)]
     calibration: PointCalibration,
 }
 
-/// Layers that are tried: thirds to the whole depth.
+/// Layers that are tried: from the middle of the depth to five sixths of it.
 fn candidate_layers(depth: usize) -> Vec<usize> {
-    let mut layers: Vec<usize> = [1.0 / 3.0, 0.5, 2.0 / 3.0, 5.0 / 6.0, 1.0]
+    let mut layers: Vec<usize> = [0.53, 0.6, 0.67, 0.73, 0.83]
         .map(|share| ((depth as f64 * share).round() as usize).max(1))
         .to_vec();
     layers.dedup();
     layers
+}
+
+/// What is tried of `layers`, as places among them: each alone, and all of them together.
+fn candidate_places(layers: usize) -> Vec<Range<usize>> {
+    let mut places: Vec<Range<usize>> = (0..layers).map(|place| place..place + 1).collect();
+    if layers > 1 {
+        places.push(0..layers);
+    }
+    places
 }
 
 /// States `[instruction][layer][hidden]` of some instructions.
@@ -53,18 +63,19 @@ struct States {
 }
 
 impl States {
-    /// The states after layer `place` of the layers, one row an instruction.
-    fn of_layer(&self, place: usize) -> Vec<&[f32]> {
+    /// The states after the layers at these places, one row an instruction.
+    fn of_layers(&self, places: &Range<usize>) -> Vec<&[f32]> {
+        let columns = places.start * self.hidden..places.end * self.hidden;
         self.values
             .chunks_exact(self.layers * self.hidden)
-            .map(|all| &all[place * self.hidden..][..self.hidden])
+            .map(|all| &all[columns.clone()])
             .collect()
     }
 }
 
 /// What was found best on validation.
 struct Best {
-    place: usize,
+    places: Range<usize>,
     penalty: f64,
     line: RidgeFit,
     /// What it says of the validation instructions, tokens.
@@ -72,7 +83,7 @@ struct Best {
     choice: String,
 }
 
-/// Tries every layer and penalty on train; what errs least on validation.
+/// Tries layers, scales and penalties on train; what errs least on validation.
 fn choose(
     layers: &[usize],
     (train, labels): (&States, &[f64]),
@@ -80,29 +91,35 @@ fn choose(
     trials: &mut Trials,
 ) -> Result<Best> {
     let mut best = None;
-    for (place, layer) in layers.iter().enumerate() {
-        let system = System::new(&train.of_layer(place), labels);
-        let held = held.of_layer(place);
+    for places in candidate_places(layers.len()) {
+        let named = match &layers[places.clone()] {
+            [layer] => format!("layer {layer}"),
+            all => format!("layers {all:?}"),
+        };
+        let system = System::new(&train.of_layers(&places), labels);
+        let held = held.of_layers(&places);
         for penalty in PENALTIES {
-            let line = system.solve(penalty * labels.len() as f64)?;
-            let predicted: Vec<f64> = held.iter().map(|state| line.predict(state)).collect();
-            let choice = format!("layer {layer}, penalty {penalty}");
-            let error = mean_absolute_error(&predicted, held_labels);
-            if trials.note(choice.clone(), error) {
-                best = Some(Best {
-                    place,
-                    penalty,
-                    line,
-                    predicted,
-                    choice,
-                });
+            for line in system.solve(penalty * labels.len() as f64)? {
+                let predicted: Vec<f64> = held.iter().map(|state| line.predict(state)).collect();
+                let scale = line.length_scale().name();
+                let choice = format!("{named}, {scale} scale, penalty {penalty}");
+                let error = mean_absolute_error(&predicted, held_labels);
+                if trials.note(choice.clone(), error) {
+                    best = Some(Best {
+                        places: places.clone(),
+                        penalty,
+                        line,
+                        predicted,
+                        choice,
+                    });
+                }
             }
         }
     }
     best.ok_or_else(|| Error::Numeric("no ridge on hidden states has a finite error".into()))
 }
 
-/// Chooses layer and penalty on validation, then fits on train and validation (only train where
+/// Chooses layers, scale and penalty on validation, then fits on train and validation (only train where
 /// `refit` is false), into `out`.
 ///
 /// # Errors
@@ -151,13 +168,13 @@ pub fn train(
     let (texts, labels) = data.for_final_fit(refit);
     let mut line = best.line;
     if refit {
-        let mut rows = inside.of_layer(best.place);
-        rows.extend(outside.of_layer(best.place));
-        line = System::new(&rows, &labels).solve(best.penalty * labels.len() as f64)?;
+        let mut rows = inside.of_layers(&best.places);
+        rows.extend(outside.of_layers(&best.places));
+        line = line.again(&rows, &labels, best.penalty * labels.len() as f64)?;
     }
     let choice = best.choice + calibration.in_words();
     let settings = Settings {
-        layer: layers[best.place],
+        layers: layers[best.places].to_vec(),
         calibration,
     };
     fitted_file::write(&out.join(FILE), &settings, &[])?;
@@ -190,7 +207,11 @@ impl StateRidge {
         let line = RidgeFit::read(dir)?;
         let settings = FittedFile::<Settings>::read(&dir.join(FILE))?.settings;
         let config = chat.config();
-        if line.features() != config.hidden_size || settings.layer > config.num_hidden_layers {
+        let deepest = settings.layers.iter().max();
+        if settings.layers.is_empty()
+            || line.features() != settings.layers.len() * config.hidden_size
+            || deepest > Some(&config.num_hidden_layers)
+        {
             return Err(Error::Usage(format!(
                 "{} was trained on a model of another size: give --model",
                 dir.display()
@@ -213,7 +234,7 @@ impl Predictor for StateRidge {
     fn predict(&self, queries: &[Query<'_>]) -> Result<Vec<Prediction>> {
         let asked = asked_of(self.name(), queries)?;
         let of = StatesOf {
-            last: vec![self.settings.layer],
+            last: self.settings.layers.clone(),
             mean: Vec::new(),
         };
         let states = self.reader.read(&asked, &of, |_| ())?;
@@ -228,6 +249,7 @@ impl Predictor for StateRidge {
 
 #[cfg(test)]
 mod tests {
+    use super::super::length_scale::LengthScale;
     use super::*;
     use rand::Rng;
     use rand_chacha::ChaCha8Rng;
@@ -266,16 +288,25 @@ mod tests {
             &mut trials,
         )
         .unwrap();
-        assert_eq!(best.place, 1);
-        assert!(best.choice.starts_with("layer 7"), "{}", best.choice);
+        // The second is among what is read, and its scale is found.
+        assert!(best.places.contains(&1), "{}", best.choice);
+        assert_eq!(
+            best.line.length_scale(),
+            LengthScale::Log,
+            "{}",
+            best.choice
+        );
         for (said, label) in best.predicted.iter().zip(&held_labels) {
             assert!((said / label - 1.0).abs() < 0.15);
         }
     }
 
     #[test]
-    fn layers_cover_the_depth() {
-        assert_eq!(candidate_layers(30), [10, 15, 20, 25, 30]);
+    fn layers_are_of_the_middle() {
+        assert_eq!(candidate_layers(30), [16, 18, 20, 22, 25]);
         assert_eq!(candidate_layers(2), [1, 2]);
+        assert_eq!(candidate_layers(1), [1]);
+        assert_eq!(candidate_places(2), [0..1, 1..2, 0..2]);
+        assert_eq!(candidate_places(1).len(), 1);
     }
 }

@@ -35,6 +35,22 @@ fn a_distribution_over_bins_reads_as_it_was_spread() {
     assert_eq!(shape.quantile(&[0.0; 40], 0.5), 400.0);
 }
 
+#[test]
+fn a_ranked_score_counts_how_far_off() {
+    let shape = HeadShape {
+        bins: 40,
+        ..shape(HeadLoss::Ranked, 0)
+    };
+    let score = |said: f64| {
+        let (said, target) = (shape.spread(&[said]), shape.spread(&[100.0]));
+        shape.ranked_score(&said, &target).0
+    };
+    assert!(score(100.0) < 1e-12);
+    // Of two points it is their distance, in hundreds of tokens.
+    assert!((score(300.0) - 2.0).abs() < 0.1, "{}", score(300.0));
+    assert!(score(110.0) < score(150.0) && score(60.0) > score(90.0));
+}
+
 /// A model with or without an adapter and a learned token, examples whose length is told by
 /// one token of their prompt.
 fn run(loss: HeadLoss, hidden: usize, r: usize, learned: usize) -> (Training, LengthExamples) {
@@ -58,7 +74,7 @@ fn run(loss: HeadLoss, hidden: usize, r: usize, learned: usize) -> (Training, Le
     let targets: Vec<Vec<f32>> = lengths
         .iter()
         .map(|l| match loss {
-            HeadLoss::Distribution => shape.spread(&[*l, *l]),
+            HeadLoss::Distribution | HeadLoss::Ranked => shape.spread(&[*l, *l]),
             HeadLoss::LogRegression => vec![l.ln() as f32],
         })
         .collect();
@@ -92,6 +108,7 @@ fn heads_learn_with_an_adapter_under_them_or_only_a_token() {
     for (loss, hidden, r, learned) in [
         (HeadLoss::Distribution, 0, 4, 0),
         (HeadLoss::Distribution, 16, 0, 0),
+        (HeadLoss::Ranked, 0, 4, 0),
         (HeadLoss::LogRegression, 0, 0, 1),
         (HeadLoss::LogRegression, 16, 4, 1),
     ] {
@@ -106,7 +123,7 @@ fn heads_learn_with_an_adapter_under_them_or_only_a_token() {
         let after = mean_loss(&mut training.model, &examples, 8).unwrap();
         // What remains of a spread distribution is its own entropy.
         let least: f64 = match loss {
-            HeadLoss::LogRegression => 0.0,
+            HeadLoss::LogRegression | HeadLoss::Ranked => 0.0,
             HeadLoss::Distribution => examples
                 .targets
                 .iter()
@@ -132,6 +149,7 @@ fn gradients_of_the_head_and_its_state_match_finite_differences() {
     for (loss, hidden, dropout) in [
         (HeadLoss::Distribution, 8, 0.0),
         (HeadLoss::Distribution, 8, 0.3),
+        (HeadLoss::Ranked, 8, 0.0),
         (HeadLoss::LogRegression, 0, 0.0),
     ] {
         let (mut training, mut examples) = run(loss, hidden, 2, 1);

@@ -130,7 +130,7 @@ impl LoraHead {
             HeadLoss::LogRegression => {
                 [f64::from(out[0]).exp().clamp(1.0, shape.longest); LEVELS.len()]
             }
-            HeadLoss::Distribution => {
+            HeadLoss::Distribution | HeadLoss::Ranked => {
                 softmax(&mut out);
                 LEVELS.map(|level| shape.quantile(&out, level))
             }
