@@ -3,6 +3,7 @@
 
 mod estimate;
 mod journal;
+mod online;
 mod queries;
 mod stage;
 mod workload;
@@ -24,8 +25,9 @@ use crate::report::{RunDirectory, draw_run};
 
 pub use estimate::{Estimate, estimate};
 use journal::Journal;
+pub use online::{OnlineRun, run_online};
 use queries::Queries;
-use stage::{Prepared, Stage};
+use stage::Stage;
 pub use workload::Workload;
 
 /// Replays that are prepared, and then run by all threads.
@@ -146,15 +148,14 @@ pub fn run(experiment: &Experiment, workshop: &Workshop, options: &RunOptions<'_
     })
 }
 
-/// Replays by so many threads; outcomes in the order of the arms.
-fn at_once(
-    arms: &[Prepared],
+/// Runs by so many threads; outcomes in the order of the arms.
+fn at_once<A: Sync, R: Send>(
+    arms: &[A],
     threads: usize,
-    run: impl Fn(&Prepared) -> Result<ArmRun> + Sync,
-) -> Vec<Result<ArmRun>> {
+    run: impl Fn(&A) -> Result<R> + Sync,
+) -> Vec<Result<R>> {
     let next = AtomicUsize::new(0);
-    let outcomes: Vec<Mutex<Option<Result<ArmRun>>>> =
-        arms.iter().map(|_| Mutex::new(None)).collect();
+    let outcomes: Vec<Mutex<Option<Result<R>>>> = arms.iter().map(|_| Mutex::new(None)).collect();
     std::thread::scope(|scope| {
         for _ in 0..threads.clamp(1, arms.len().max(1)) {
             scope.spawn(|| {

@@ -19,6 +19,8 @@
 //! * [`train`] and [`lora`] tune adapters; [`predictor`] holds everything that foresees lengths.
 //! * [`schedule`] is pure: predictions in, micro-batches out. [`execute`] runs micro-batches on
 //!   the real model (`live`) or from recorded lengths (`replay`).
+//! * [`online`] simulates serving over time: arrivals, continuous batching under a memory budget,
+//!   and the policies that say who is next.
 //! * [`evaluate`] keeps every metric, of predictors and of schedules; [`report`] draws them.
 //! * [`config`] is the experiment file; [`cli`] the commands, a file each.
 
@@ -37,6 +39,7 @@ pub mod instruction;
 pub mod kernel;
 pub mod lora;
 pub mod model;
+pub mod online;
 pub mod persist;
 pub mod predictor;
 pub mod provenance;

@@ -8,6 +8,7 @@ use crate::config::{ExecutorKind, Experiment};
 use crate::error::{Error, Result};
 use crate::experiment::{self, Progress, Run, RunOptions};
 use crate::predictor::Workshop;
+use crate::report::online_text;
 use crate::report::tables::arms_text;
 use crate::report::wording::number;
 
@@ -18,6 +19,7 @@ use super::{Global, interrupt, progress};
 /// Examples:
 ///   lenaware ablate --config experiments/table5.toml
 ///   lenaware ablate --config experiments/live.toml --dry-run
+///   lenaware ablate --config experiments/policies.toml
 #[derive(Args)]
 #[command(verbatim_doc_comment)]
 pub struct Arguments {
@@ -49,6 +51,9 @@ pub fn run(global: &Global, arguments: &Arguments) -> Result<()> {
         global.offline,
     )
     .with_chat_template(experiment.executor.chat_template.clone());
+    if experiment.workload.arrivals.is_some() {
+        return run_online(global, &experiment, &workshop, arguments);
+    }
     let run = execute(
         global,
         &experiment,
@@ -62,6 +67,33 @@ pub fn run(global: &Global, arguments: &Arguments) -> Result<()> {
         println!("{text}");
     } else {
         println!("{}", arms_text(&run.summary));
+        println!("{}", run.report.display());
+    }
+    Ok(())
+}
+
+/// Simulates requests that arrive over time.
+fn run_online(
+    global: &Global,
+    experiment: &Experiment,
+    workshop: &Workshop,
+    arguments: &Arguments,
+) -> Result<()> {
+    interrupt::listen();
+    let options = RunOptions {
+        place: global.place()?,
+        root: &arguments.results,
+        resume: arguments.resume,
+        on_progress: &|_| (),
+        stop: &interrupt::check,
+    };
+    let run = experiment::run_online(experiment, workshop, &options)?;
+    if global.json {
+        let text =
+            serde_json::to_string(&run.summary).map_err(|e| Error::Numeric(e.to_string()))?;
+        println!("{text}");
+    } else {
+        println!("{}", online_text(&run.summary));
         println!("{}", run.report.display());
     }
     Ok(())

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::engine::{MemoryFloor, Model};
 use crate::error::Result;
-use crate::execute::measure::{GenerationTimes, Profile, generation, measure};
+use crate::execute::measure::{GenerationTimes, Profile, ROUNDS, generation, measure};
 use crate::model::{Checkpoint, resolve};
 use crate::persist;
 use crate::report::tables::text_table;
@@ -51,7 +51,11 @@ pub fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     must_not_exist(&arguments.out)?;
     let (model, name) = load(global, arguments)?;
     let floor = model.memory_floor()?;
-    let bar = progress::bar(global, arguments.rows.len() as u64, "batch sizes");
+    let bar = progress::bar(
+        global,
+        (arguments.rows.len() * ROUNDS) as u64,
+        "batch sizes",
+    );
     let profile = measure(
         model.as_ref(),
         &name,

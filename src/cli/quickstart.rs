@@ -360,6 +360,7 @@ impl Page {
             },
             environment_json: read(&base.join("environment.json"))?,
             notes: self.notes.clone(),
+            ..ReportData::default()
         })?;
         let path = base.join("report.html");
         persist::write(&path, page.as_bytes())?;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use crate::error::Result;
-use crate::report::{draw_evaluation, draw_run, is_evaluation};
+use crate::report::{draw_evaluation, draw_online, draw_run, is_evaluation, is_online};
 
 use super::Global;
 
@@ -21,9 +21,12 @@ pub struct Arguments {
 }
 
 pub fn run(_global: &Global, arguments: &Arguments) -> Result<()> {
-    let page = match is_evaluation(&arguments.run) {
-        true => draw_evaluation(&arguments.run)?,
-        false => draw_run(&arguments.run)?,
+    let page = if is_evaluation(&arguments.run) {
+        draw_evaluation(&arguments.run)?
+    } else if is_online(&arguments.run) {
+        draw_online(&arguments.run)?
+    } else {
+        draw_run(&arguments.run)?
     };
     println!("{}", page.display());
     Ok(())

@@ -3,8 +3,10 @@
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+use super::online::{ArrivalsKey, OverflowKey, PolicyKey, spell_out};
 use super::{Arm, ExecutorConfig, ExecutorKind, Experiment, Served};
 use crate::dataset::{Label, Split};
+use crate::online::metrics::Slo;
 use crate::schedule::{Batching, Fcr, ScheduleOptions, Scheduling, VbsTable};
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -44,6 +46,10 @@ pub(super) struct WorkloadKeys {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limit: Option<usize>,
     pub served: Served,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub arrivals: Option<ArrivalsKey>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub slo: Option<Slo>,
 }
 
 impl Default for WorkloadKeys {
@@ -53,6 +59,8 @@ impl Default for WorkloadKeys {
             split: SplitKey::All,
             limit: None,
             served: Served::Temperature(0.0),
+            arrivals: None,
+            slo: None,
         }
     }
 }
@@ -137,6 +145,13 @@ pub(super) struct ArmKeys {
     pub stage_level: Option<f64>,
     pub bins: Option<usize>,
     pub carry: Option<bool>,
+    pub policy: Option<PolicyKey>,
+    pub rate: Option<f64>,
+    pub token_budget: Option<usize>,
+    pub block: Option<u64>,
+    pub watermark: Option<f64>,
+    pub overflow: Option<OverflowKey>,
+    pub noise: Option<f64>,
 }
 
 impl ArmKeys {
@@ -162,6 +177,13 @@ impl ArmKeys {
             stage_level: self.stage_level.or(under.stage_level),
             bins: self.bins.or(under.bins),
             carry: self.carry.or(under.carry),
+            policy: self.policy.or(under.policy),
+            rate: self.rate.or(under.rate),
+            token_budget: self.token_budget.or(under.token_budget),
+            block: self.block.or(under.block),
+            watermark: self.watermark.or(under.watermark),
+            overflow: self.overflow.or(under.overflow),
+            noise: self.noise.or(under.noise),
         }
     }
 }
@@ -171,6 +193,17 @@ impl From<&Arm> for ArmKeys {
         let schedule = &arm.schedule;
         let built_in = ScheduleOptions::default();
         let unless = |value: usize, usual: usize| (value != usual).then_some(value);
+        if let Some(online) = &arm.online {
+            let mut keys = ArmKeys {
+                name: Some(arm.name.clone()),
+                predictor: Some(arm.predictor.clone()),
+                label: Some(LabelKey(arm.label)),
+                max_new_tokens: Some(schedule.max_new_tokens),
+                ..ArmKeys::default()
+            };
+            spell_out(online, &mut keys);
+            return keys;
+        }
         ArmKeys {
             name: Some(arm.name.clone()),
             predictor: Some(arm.predictor.clone()),
@@ -192,6 +225,7 @@ impl From<&Arm> for ArmKeys {
                 .then_some(schedule.stage_level),
             bins: unless(schedule.bins, built_in.bins),
             carry: schedule.carry.then_some(true),
+            ..ArmKeys::default()
         }
     }
 }
@@ -208,6 +242,8 @@ impl From<&Experiment> for ExperimentFile {
                 split: experiment.workload.split.into(),
                 limit: experiment.workload.limit,
                 served: experiment.workload.served,
+                arrivals: experiment.workload.arrivals.map(ArrivalsKey),
+                slo: experiment.workload.slo,
             },
             executor: ExecutorKeys {
                 kind: experiment.executor.kind,

@@ -5,9 +5,6 @@ use std::path::Path;
 
 use crate::error::Error;
 
-/// Parts of the design that files may already name but nothing runs yet.
-const NOT_YET: [&str; 1] = ["arrivals"];
-
 /// An experiment file and its text, to find lines in.
 pub(super) struct Source<'a> {
     pub text: &'a str,
@@ -149,10 +146,6 @@ fn reworded(message: &str, key: Option<&str>, section: &str) -> String {
         (false, Some(key)) => format!("unknown value '{wrong}' of `{key}`"),
         (false, None) => format!("unknown value '{wrong}'"),
     };
-    if NOT_YET.contains(wrong) {
-        let what = what.replacen("unknown ", "", 1);
-        return format!("{what} is not available yet; today: {}", known.join(", "));
-    }
     format!("{what}; {}", suggestion(wrong, known))
 }
 

@@ -4,16 +4,20 @@
 
 mod file;
 mod mistakes;
+mod online;
 mod sweep;
 
 use std::path::Path;
 
 use crate::dataset::{Label, Split};
 use crate::error::{Error, Result};
-use crate::schedule::ScheduleOptions;
+use crate::online::arrivals::Arrivals;
+use crate::online::metrics::Slo;
+use crate::schedule::{Batching, ScheduleOptions};
 
 use file::{ArmKeys, ExperimentFile};
 use mistakes::Source;
+pub use online::OnlineArm;
 
 /// A resolved experiment: arms x seeds on one workload and one executor.
 #[derive(Debug, Clone, PartialEq)]
@@ -37,6 +41,10 @@ pub struct Workload {
     /// Instructions at most; `None` = all.
     pub limit: Option<usize>,
     pub served: Served,
+    /// When requests come; `None`: all are there, and are served in groups.
+    pub arrivals: Option<Arrivals>,
+    /// What a request that arrives over time must meet to count as good.
+    pub slo: Option<Slo>,
 }
 
 /// Which of an instruction's samples is served.
@@ -90,6 +98,8 @@ pub struct Arm {
     /// What the predictor is to foresee, where it can choose.
     pub label: Label,
     pub schedule: ScheduleOptions,
+    /// Where requests arrive over time: the engine and who is next.
+    pub online: Option<OnlineArm>,
 }
 
 /// A mistake that the TOML reader found in a configuration file, with its line and the nearest
@@ -140,16 +150,31 @@ impl Experiment {
             );
         }
 
+        let arrivals = file.workload.arrivals.map(|a| a.0);
+        if let Some(arrivals) = &arrivals {
+            if let Err(error) = arrivals.validate() {
+                return at("workload", &error.to_string());
+            }
+            if file.executor.kind != ExecutorKind::Replay {
+                return at(
+                    "executor",
+                    "requests that arrive over time are simulated: use `kind = \"replay\"`",
+                );
+            }
+        } else if file.workload.slo.is_some() {
+            return at("workload", "`slo` needs `arrivals`");
+        }
+
         let mut arms = Vec::new();
         for (place, keys) in file.arm.iter().enumerate() {
             let merged = keys.clone().over(&file.defaults);
-            arms.push(resolve(merged, |message| {
+            arms.push(resolve(merged, arrivals, |message| {
                 source.in_section("arm", place, message)
             })?);
         }
         for (place, swept) in file.sweep.iter().enumerate() {
             for keys in sweep::expand(swept, &file.arm, &source, place)? {
-                arms.push(resolve(keys.over(&file.defaults), |message| {
+                arms.push(resolve(keys.over(&file.defaults), arrivals, |message| {
                     source.in_section("sweep", place, message)
                 })?);
             }
@@ -171,6 +196,8 @@ impl Experiment {
                 split: file.workload.split.into(),
                 limit: file.workload.limit,
                 served: file.workload.served,
+                arrivals,
+                slo: file.workload.slo,
             },
             executor: ExecutorConfig {
                 kind: file.executor.kind,
@@ -200,11 +227,34 @@ impl Experiment {
 }
 
 /// Fills what neither arm nor defaults say with the built-in defaults, and checks the whole.
-fn resolve(keys: ArmKeys, mistake: impl Fn(&str) -> Error) -> Result<Arm> {
-    let Some(name) = keys.name.filter(|name| !name.trim().is_empty()) else {
+fn resolve(
+    keys: ArmKeys,
+    arrivals: Option<Arrivals>,
+    mistake: impl Fn(&str) -> Error,
+) -> Result<Arm> {
+    let Some(name) = keys.name.clone().filter(|name| !name.trim().is_empty()) else {
         return Err(mistake("an arm needs a `name`"));
     };
     let built_in = ScheduleOptions::default();
+    let online = online::resolve(&keys, arrivals)
+        .map_err(|error| mistake(&format!("arm '{name}': {error}")))?;
+    if online.is_some() {
+        let schedule = ScheduleOptions {
+            batching: Batching::Continuous,
+            max_new_tokens: keys.max_new_tokens.unwrap_or(built_in.max_new_tokens),
+            ..built_in
+        };
+        schedule
+            .validate()
+            .map_err(|error| mistake(&format!("arm '{name}': {error}")))?;
+        return Ok(Arm {
+            name,
+            predictor: keys.predictor.unwrap_or_else(|| "constant".to_owned()),
+            label: keys.label.map_or(Label::Max, |label| label.0),
+            schedule,
+            online,
+        });
+    }
     let schedule = ScheduleOptions {
         group_size: keys.group_size.unwrap_or(built_in.group_size),
         batch_size: keys.batch_size.unwrap_or(built_in.batch_size),
@@ -232,13 +282,14 @@ fn resolve(keys: ArmKeys, mistake: impl Fn(&str) -> Error) -> Result<Arm> {
         predictor: keys.predictor.unwrap_or_else(|| "constant".to_owned()),
         label: keys.label.map_or(Label::Max, |label| label.0),
         schedule,
+        online: None,
     })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::schedule::{Batching, VbsTable};
+    use crate::schedule::VbsTable;
 
     const TABLE_5: &str = r#"
 [experiment]
@@ -367,14 +418,41 @@ group_size = [64, 256]
     }
 
     #[test]
-    fn what_is_not_there_yet_says_what_is() {
-        let base = "[experiment]\nname = 'x'\n";
-        let arrivals = refusal(&format!("{base}[workload]\narrivals = 'poisson'\n"));
-        assert!(arrivals.contains("not available yet"), "{arrivals}");
-        assert!(
-            arrivals.contains("dataset, split, limit, served"),
-            "{arrivals}"
+    fn serving_over_time_is_read_and_written() {
+        let base = "[experiment]\nname = 'x'\n[workload]\n\
+                    arrivals = { kind = 'poisson', rate = 2.0 }\nslo = { ttft_s = 1.0 }\n";
+        let text = format!(
+            "{base}[defaults]\nkv_tokens = 9000\n[[arm]]\nname = 'fcfs'\n[[arm]]\nname = 'sjf'\n\
+             policy = {{ kind = 'sjf', guard_s = 60.0 }}\nrate = 3.0\nbatch_size = 64\n\
+             noise = 0.5\noverflow = {{ kind = 'swap', s_per_token = 1e-5 }}\n\
+             [[arm]]\nname = 'lpt'\npolicy = 'lpt'\n"
         );
+        let experiment = parse(&text).expect("reads");
+        let online = experiment.arms[1].online.expect("arrives");
+        assert_eq!(online.arrivals, Arrivals::Poisson { rate: 3.0 });
+        assert_eq!((online.limits.slots, online.limits.kv_tokens), (64, 9000));
+        assert_eq!(online.policy.name(), "sjf, guard 60 s");
+        let written = experiment.to_toml().expect("writes");
+        assert_eq!(parse(&written).expect("reads"), experiment, "{written}");
+
+        let bare = "[experiment]\nname = 'x'\n";
+        let word = refusal(&format!("{bare}[workload]\narrivals = 'poisson'\n"));
+        assert!(
+            word.contains("exp.toml:4") && word.contains("rate = 2.0"),
+            "{word}"
+        );
+        let alone = refusal(&format!("{bare}[[arm]]\nname = 'a'\npolicy = 'sjf'\n"));
+        assert!(alone.contains("`arrivals`"), "{alone}");
+        let sorted = refusal(&format!(
+            "{base}[[arm]]\nname = 'a'\nscheduling = 'sorted'\n"
+        ));
+        assert!(sorted.contains("`scheduling`"), "{sorted}");
+        let unknown = refusal(&format!("{base}[[arm]]\nname = 'a'\npolicy = 'sjff'\n"));
+        assert!(unknown.contains("sjf"), "{unknown}");
+        let live = refusal(&format!(
+            "{base}[executor]\nkind = 'live'\n[[arm]]\nname = 'a'\n"
+        ));
+        assert!(live.contains("simulated"), "{live}");
     }
 
     #[test]

@@ -79,6 +79,10 @@ pub(super) fn expand(
 fn label(key: &str, value: &toml::Value) -> String {
     match value {
         toml::Value::String(word) => format!("{key}={word}"),
+        toml::Value::Table(table) => match table.get("kind") {
+            Some(toml::Value::String(kind)) if table.len() == 1 => format!("{key}={kind}"),
+            _ => format!("{key}={value}"),
+        },
         other => format!("{key}={other}"),
     }
 }

@@ -12,8 +12,11 @@ use super::step_time::{
     FitError, PrefillObservation, StepObservation, fit, fit_prefill, held_out_error,
 };
 
-/// Steps timed at each position; the median counts.
-const REPEATS: usize = 5;
+/// Steps timed at each position. Their mean counts: a run also pays for the steps that the
+/// machine was slow at.
+const REPEATS: usize = 8;
+/// Times that all rows are gone through, so that a drift of the machine hits all alike.
+pub const ROUNDS: usize = 2;
 /// Tokens of the prompt before the first measured position.
 const PROMPT: usize = 16;
 
@@ -52,7 +55,7 @@ pub fn measure(
         )));
     }
     let (mut steps, mut prefills) = (Vec::new(), Vec::new());
-    for &rows in rows {
+    for &rows in [rows; ROUNDS].into_iter().flatten() {
         measure_rows(model, rows, positions, &mut steps, &mut prefills)?;
         on_rows();
     }
@@ -138,11 +141,10 @@ fn measure_rows(
                 decoder.truncate(slot, mark);
             }
         }
-        times.sort_by(f64::total_cmp);
         steps.push(StepObservation {
             rows,
             context_sum: rows * mark,
-            seconds: times[REPEATS / 2],
+            seconds: times.iter().sum::<f64>() / REPEATS as f64,
         });
     }
     Ok(())

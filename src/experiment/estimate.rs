@@ -35,6 +35,16 @@ pub fn estimate(experiment: &Experiment, threads: usize) -> Result<Estimate> {
     let seed = experiment.seeds[0];
     let lengths = workload.lengths(seed)?;
     let order = arrival_order(lengths.len(), seed);
+    if experiment.workload.arrivals.is_some() {
+        let begun = Instant::now();
+        super::online::try_out(experiment, &workload, &step_time)?;
+        let each_seed = begun.elapsed().as_secs_f64() / threads.max(1) as f64;
+        return Ok(Estimate {
+            runs: experiment.arms.len() * experiment.seeds.len(),
+            requests: lengths.len(),
+            seconds: each_seed * experiment.seeds.len() as f64,
+        });
+    }
     let (mut simulated, begun) = (0.0, Instant::now());
     for arm in &experiment.arms {
         let most = arm.schedule.max_new_tokens;

@@ -119,6 +119,7 @@ pub fn draw_evaluation(folder: &Path) -> Result<PathBuf> {
         config_toml: String::new(),
         environment_json: environment,
         notes,
+        ..ReportData::default()
     })?;
     let path = folder.join("report.html");
     persist::write(&path, page.as_bytes())?;

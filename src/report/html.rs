@@ -9,6 +9,47 @@ use crate::evaluate::summary::Summary;
 use super::tables::{arms_cells, arms_headers, is_numeric};
 use super::wording::{finding, headline, origin};
 
+/// The metrics of serving over time.
+pub(super) const OF_SERVING: &[(&str, &str)] = &[
+    (
+        "E2E, TTFT, TPOT, ITL",
+        "From a request's arrival to its last token; to its first token; the time from first to \
+         last token divided by the tokens after the first; and every single gap between two \
+         tokens. As `vllm bench serve` names them.",
+    ),
+    (
+        "Gain",
+        "By how much the mean end-to-end latency is below that of the first arm with the same \
+         arrivals and the same engine, paired by seed.",
+    ),
+    (
+        "Goodput",
+        "Requests a second that met every limit of `slo`; all of them where there is none.",
+    ),
+    (
+        "Waiting, rows, KV use",
+        "Requests that wait, mean over the run; rows at work and blocks of keys and values in \
+         use, mean over the time in which the engine computed. Where nobody waits, no policy can \
+         matter.",
+    ),
+    (
+        "Preemptions",
+        "How often a request had to give its memory or its slot back. What it had computed is \
+         computed again, or copied out and in, as `overflow` says.",
+    ),
+    (
+        "Jain, slowdown",
+        "Jain's index of latency per token, 1 where all requests fare alike. Slowdown: latency \
+         divided by what the same request would take alone.",
+    ),
+    (
+        "Simulated",
+        "Recorded lengths in an engine with continuous batching, chunked prefill and paged keys \
+         and values; times are those of a step-time model. Brackets are 95 % intervals over the \
+         seeds (Student's t), which draw arrivals and order.",
+    ),
+];
+
 /// What the page is made of. Empty parts are left out.
 #[derive(Debug, Clone, Default)]
 pub struct ReportData {
@@ -23,6 +64,10 @@ pub struct ReportData {
     pub config_toml: String,
     pub environment_json: String,
     pub notes: Vec<String>,
+    /// Without a summary: whether nothing of it was measured.
+    pub simulated: bool,
+    /// Without a summary: what the page explains, instead of the metrics of predictors.
+    pub terms: &'static [(&'static str, &'static str)],
 }
 
 /// The metrics of an experiment's run as the page explains them.
@@ -161,20 +206,23 @@ pub fn render(data: &ReportData) -> Result<String> {
         .collect::<Result<Vec<_>>>()?;
     let definitions = match data.summary {
         Some(_) => [OF_RUNS, OF_PREDICTORS].concat(),
+        None if !data.terms.is_empty() => data.terms.to_vec(),
         None => [OF_PREDICTORS, OF_EVALUATIONS].concat(),
     };
     let created = data.summary.as_ref().map(|s| s.created.clone());
     let simulated = data
         .summary
         .as_ref()
-        .map(|s| super::wording::kind(&s.executor));
+        .map(|s| super::wording::kind(&s.executor))
+        .or(data.simulated.then_some("simulated"));
     template
         .render(context! {
             title => data.title.clone(),
             finding => found,
             created => created,
             kind => simulated,
-            origin => data.summary.as_ref().map(|s| origin(&s.executor)),
+            origin => data.summary.as_ref().map(|s| origin(&s.executor))
+                .or(data.simulated.then(|| "simulated".to_string())),
             tables => tables,
             figures => figures,
             notes => data.notes.clone(),
@@ -308,6 +356,7 @@ mod tests {
             environment_json: format!("{{\"cpu\": \"{hostile}\"}}"),
             notes: vec![hostile.into()],
             finding: None,
+            ..ReportData::default()
         })
         .unwrap();
         assert!(!page.contains("<script>alert"));

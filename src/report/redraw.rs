@@ -73,6 +73,7 @@ pub fn draw_run(folder: &Path) -> Result<PathBuf> {
             known => known.to_string(),
         },
         notes: Vec::new(),
+        ..ReportData::default()
     })?;
     let path = folder.join("report.html");
     persist::write(&path, page.as_bytes())?;

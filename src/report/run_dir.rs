@@ -120,6 +120,11 @@ impl RunDirectory {
     /// and requests belong into the Parquet files; write those first, so that an arm that is
     /// listed is complete.
     pub fn append_arm(&self, run: &ArmRun) -> Result<()> {
+        self.append_line(run)
+    }
+
+    /// Appends a line to `arms.jsonl` and waits until it is on the disk.
+    pub(super) fn append_line(&self, run: &impl serde::Serialize) -> Result<()> {
         let path = self.path.join("arms.jsonl");
         let mut line = serde_json::to_vec(run).map_err(json_error)?;
         line.push(b'\n');
@@ -292,7 +297,7 @@ fn read_optional(path: &Path) -> Result<Option<String>> {
     }
 }
 
-fn pretty(value: &impl serde::Serialize) -> Result<Vec<u8>> {
+pub(super) fn pretty(value: &impl serde::Serialize) -> Result<Vec<u8>> {
     let mut bytes = serde_json::to_vec_pretty(value).map_err(json_error)?;
     bytes.push(b'\n');
     Ok(bytes)

@@ -46,8 +46,8 @@ fn a_ranked_score_counts_how_far_off() {
         shape.ranked_score(&said, &target).0
     };
     assert!(score(100.0) < 1e-12);
-    // Of two points it is their distance, in hundreds of tokens.
-    assert!((score(300.0) - 2.0).abs() < 0.1, "{}", score(300.0));
+    // Of two points it is their distance, in hundreds of tokens; of two bells a little less.
+    assert!((1.7..2.0).contains(&score(300.0)), "{}", score(300.0));
     assert!(score(110.0) < score(150.0) && score(60.0) > score(90.0));
 }
 

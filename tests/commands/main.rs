@@ -2,6 +2,7 @@
 //! that need SmolLM2-135M fail, not skip, where it cannot be had.
 
 mod any_model;
+mod arrivals;
 mod bad_files;
 mod bad_input;
 mod bad_model;

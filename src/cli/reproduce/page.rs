@@ -251,6 +251,7 @@ pub fn write(
         config_toml: read(&main.directory.join("config.toml"))?,
         environment_json: read(&main.directory.join("environment.json"))?,
         notes,
+        ..ReportData::default()
     })?;
     let path = folder.join("report.html");
     persist::write(&path, page.as_bytes())?;

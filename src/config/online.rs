@@ -1,0 +1,185 @@
+//! The keys of serving over time: `arrivals` and `slo` of `[workload]`, and how an arm's engine
+//! and policy are told.
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+use super::file::ArmKeys;
+use crate::error::{Error, Result};
+use crate::online::arrivals::Arrivals;
+use crate::online::engine::{Limits, Overflow};
+use crate::online::policy::PolicyConfig;
+use crate::schedule::{Batching, Fcr, Scheduling};
+
+/// How an arm serves requests that arrive over time.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct OnlineArm {
+    pub policy: PolicyConfig,
+    pub arrivals: Arrivals,
+    pub limits: Limits,
+    /// Standard deviation of the log of what predictions are multiplied by: how much worse a
+    /// predictor would do. 0 leaves them as they are.
+    pub noise: f64,
+}
+
+/// Reads an arm's keys; `arrivals` are the workload's.
+///
+/// # Errors
+/// What is wrong with them, in words.
+pub(super) fn resolve(keys: &ArmKeys, arrivals: Option<Arrivals>) -> Result<Option<OnlineArm>> {
+    let wrong = |message: &str| Err(Error::Usage(message.into()));
+    let Some(arrivals) = arrivals else {
+        return match named(keys) {
+            Some(key) => wrong(&format!(
+                "`{key}` is of serving over time: give [workload] its `arrivals`, e.g. \
+                 arrivals = {{ kind = \"poisson\", rate = 2.0 }}"
+            )),
+            None => Ok(None),
+        };
+    };
+    let arrivals = match (keys.rate, arrivals) {
+        (None, arrivals) => arrivals,
+        (Some(rate), Arrivals::Poisson { .. }) => Arrivals::Poisson { rate },
+        (Some(rate), Arrivals::Gamma { cv, .. }) => Arrivals::Gamma { rate, cv },
+        (Some(_), Arrivals::AtOnce | Arrivals::Recorded { .. }) => {
+            return wrong("`rate` needs `arrivals` of the kind \"poisson\" or \"gamma\"");
+        }
+    };
+    arrivals.validate()?;
+    let continuous = keys.batching.is_none_or(|b| b == Batching::Continuous);
+    let plain = keys.scheduling.is_none_or(|s| s == Scheduling::None)
+        && keys.binning.is_none_or(|cell| cell == 0)
+        && keys.vbs.as_ref().is_none_or(|vbs| vbs.0.is_none())
+        && keys.fcr.is_none_or(|fcr| fcr == Fcr::Off)
+        && [keys.group_size, keys.max_rows, keys.stage_steps, keys.bins] == [None; 4]
+        && [keys.order_at, keys.cap_at, keys.stage_level] == [None; 3]
+        && keys.carry.is_none();
+    if !continuous || !plain {
+        return wrong(
+            "requests that arrive over time are batched continuously, and a `policy` says who is \
+             next: leave `group_size`, `batching`, `scheduling` and the keys of groups and their \
+             batches out",
+        );
+    }
+    let built_in = Limits::default();
+    let limits = Limits {
+        slots: keys.batch_size.unwrap_or(built_in.slots),
+        token_budget: keys.token_budget.unwrap_or(built_in.token_budget),
+        kv_tokens: keys.kv_tokens.unwrap_or(0) as u64,
+        block: keys.block.unwrap_or(built_in.block),
+        watermark: keys.watermark.unwrap_or(built_in.watermark),
+        overflow: keys.overflow.map_or(built_in.overflow, |o| o.0),
+    };
+    limits.validate()?;
+    let policy = keys.policy.map_or(PolicyConfig::Fcfs, |p| p.0);
+    policy.build()?;
+    let noise = keys.noise.unwrap_or(0.0);
+    if !(0.0..=10.0).contains(&noise) {
+        return wrong("`noise` is the spread of a logarithm, from 0 to 10");
+    }
+    Ok(Some(OnlineArm {
+        policy,
+        arrivals,
+        limits,
+        noise,
+    }))
+}
+
+/// A key that only serving over time has, where one is given.
+fn named(keys: &ArmKeys) -> Option<&'static str> {
+    [
+        ("policy", keys.policy.is_some()),
+        ("rate", keys.rate.is_some()),
+        ("token_budget", keys.token_budget.is_some()),
+        ("block", keys.block.is_some()),
+        ("watermark", keys.watermark.is_some()),
+        ("overflow", keys.overflow.is_some()),
+        ("noise", keys.noise.is_some()),
+    ]
+    .into_iter()
+    .find_map(|(key, given)| given.then_some(key))
+}
+
+/// Writes an arm's settings into its keys.
+pub(super) fn spell_out(online: &OnlineArm, keys: &mut ArmKeys) {
+    let Limits {
+        slots,
+        token_budget,
+        kv_tokens,
+        block,
+        watermark,
+        overflow,
+    } = online.limits;
+    keys.policy = Some(PolicyKey(online.policy));
+    keys.rate = match online.arrivals {
+        Arrivals::Poisson { rate } | Arrivals::Gamma { rate, .. } => Some(rate),
+        Arrivals::AtOnce | Arrivals::Recorded { .. } => None,
+    };
+    keys.batch_size = Some(slots);
+    keys.token_budget = Some(token_budget);
+    keys.kv_tokens = Some(kv_tokens as usize);
+    keys.block = Some(block);
+    keys.watermark = Some(watermark);
+    keys.overflow = Some(OverflowKey(overflow));
+    keys.noise = Some(online.noise);
+}
+
+/// A table with a `kind`, or the kind alone as a word.
+fn word_or_table<'de, D, T>(deserializer: D, example: &str) -> std::result::Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: serde::de::DeserializeOwned + Serialize,
+{
+    let table = match toml::Value::deserialize(deserializer)? {
+        toml::Value::String(kind) => {
+            toml::Table::from_iter([("kind".to_string(), toml::Value::String(kind))])
+        }
+        toml::Value::Table(table) => table,
+        _ => toml::Table::new(),
+    };
+    let given = table.clone();
+    let read: T = table.try_into().map_err(|error: toml::de::Error| {
+        let message = match error.message().strip_prefix("missing field ") {
+            Some(field) => format!("{field} is missing"),
+            None => error.message().to_string(),
+        };
+        de::Error::custom(format!("{message}; for example {example}"))
+    })?;
+    // Kinds without settings let any key pass.
+    let known = toml::Table::try_from(&read).map_err(de::Error::custom)?;
+    match given.keys().find(|key| !known.contains_key(*key)) {
+        Some(key) => Err(de::Error::custom(format!(
+            "this kind has no `{key}`; for example {example}"
+        ))),
+        None => Ok(read),
+    }
+}
+
+macro_rules! word_or_table {
+    ($(#[$said:meta])* $name:ident, $inner:ty, $example:literal) => {
+        $(#[$said])*
+        #[derive(Debug, Clone, Copy, PartialEq)]
+        pub(super) struct $name(pub $inner);
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(d: D) -> std::result::Result<Self, D::Error> {
+                word_or_table(d, $example).map($name)
+            }
+        }
+
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, s: S) -> std::result::Result<S::Ok, S::Error> {
+                self.0.serialize(s)
+            }
+        }
+    };
+}
+
+word_or_table!(
+    /// `arrivals`: `"at-once"`, or a table with its `kind`.
+    ArrivalsKey, Arrivals, "{ kind = \"poisson\", rate = 2.0 }");
+word_or_table!(
+    /// `policy`: `"fcfs"`, or a table with its `kind`.
+    PolicyKey, PolicyConfig, "\"sjf\" or { kind = \"sjf\", guard_s = 60.0 }");
+word_or_table!(
+    /// `overflow`: `"recompute"`, or a table with its `kind`.
+    OverflowKey, Overflow, "\"recompute\" or { kind = \"swap\", s_per_token = 2e-5 }");

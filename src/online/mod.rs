@@ -1,0 +1,49 @@
+//! Serving over time, simulated: requests arrive, an engine batches them continuously under a
+//! memory budget, a policy says who is next. The answer to "what is knowing the length worth
+//! where engines refill freed slots at once".
+//!
+//! ```text
+//! arrivals ─▶ queue (policy: who is next) ─▶ engine (slots, token budget, paged KV) ─▶ metrics
+//! ```
+//!
+//! Everything here is pure: lengths, forecasts and a [`crate::execute::StepTimeModel`] in,
+//! what became of every request out. Nothing is simulated token by token: time moves from
+//! event to event, and the steps between two of them are charged in closed form.
+
+pub mod arrivals;
+pub mod engine;
+mod itl;
+mod kv;
+pub mod metrics;
+pub mod policy;
+mod queue;
+pub mod summary;
+
+/// One request, as the engine will find it to be.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Request {
+    /// Seconds from the start.
+    pub arrival_s: f64,
+    pub prompt_tokens: u32,
+    /// Tokens of its answer, the end token included; at least 1. No policy sees this.
+    pub response_tokens: u32,
+}
+
+/// What became of one request.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Fate {
+    Served(Served),
+    /// It needs more memory than there is, even alone.
+    Refused,
+}
+
+/// Times from the start, seconds.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Served {
+    /// When its prefill first began.
+    pub admitted_s: f64,
+    pub first_token_s: f64,
+    pub finish_s: f64,
+    /// How often it had to give its memory back.
+    pub preemptions: u32,
+}

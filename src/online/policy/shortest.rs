@@ -1,0 +1,42 @@
+//! Shortest job first, by prediction: SSJF (Qiu et al. 2024), and with a guard vllm-ltr's
+//! ranking (Fu et al. 2024), which needs the order of lengths only.
+
+use super::{Known, Policy};
+use crate::schedule::Forecast;
+
+/// Share of the distribution whose mean is added: the upper tenth.
+const TAIL: f64 = 0.1;
+
+#[derive(Debug, Clone, Copy)]
+pub struct Shortest {
+    pub at: Option<f64>,
+    pub beta: Option<f64>,
+    pub guard_s: Option<f64>,
+}
+
+/// Mean of the quantiles from `from` to 1, by midpoints.
+fn mean_above(forecast: &Forecast, from: f64) -> f64 {
+    const POINTS: usize = 20;
+    let at = |i: usize| from + (1.0 - from) * (i as f64 + 0.5) / POINTS as f64;
+    (0..POINTS).map(|i| forecast.at(at(i))).sum::<f64>() / POINTS as f64
+}
+
+impl Policy for Shortest {
+    fn size(&self, forecast: &Forecast) -> f64 {
+        match (self.at, self.beta) {
+            (Some(at), _) => forecast.at(at),
+            (None, Some(beta)) => {
+                mean_above(forecast, 0.0) + beta * mean_above(forecast, 1.0 - TAIL)
+            }
+            (None, None) => forecast.tokens,
+        }
+    }
+
+    fn rank(&self, known: &Known) -> f64 {
+        f64::from(known.size)
+    }
+
+    fn guard_s(&self) -> Option<f64> {
+        self.guard_s
+    }
+}

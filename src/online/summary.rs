@@ -1,0 +1,162 @@
+//! The records of an experiment with arrivals: `summary.json` and the lines of `arms.jsonl`.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::metrics::Figures;
+use crate::error::{Error, Result};
+use crate::evaluate::summary::Measure;
+
+/// One arm under one seed: a line of `arms.jsonl`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ArmFigures {
+    pub arm: String,
+    pub seed: u64,
+    pub figures: Figures,
+}
+
+/// One arm over its seeds.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct OnlineArmSummary {
+    pub name: String,
+    pub policy: String,
+    pub predictor: String,
+    pub arrivals: String,
+    pub noise: f64,
+    pub slots: usize,
+    /// 0: without end.
+    pub kv_tokens: u64,
+    pub requests: usize,
+    pub seeds: Vec<u64>,
+    /// Every figure of [`Figures`] by its path, e.g. `e2e_s.p99`.
+    pub figures: BTreeMap<String, Measure>,
+    /// The first arm with the same arrivals and the same engine.
+    pub compared_with: String,
+    /// By how much the mean end-to-end latency is below that arm's, and the output throughput
+    /// above it, percent, paired by seed.
+    pub e2e_gain_pct: Measure,
+    pub throughput_gain_pct: Measure,
+    /// Whether requests ever had to wait for others: where they do not, no policy can matter.
+    pub queue_formed: bool,
+}
+
+impl OnlineArmSummary {
+    /// The mean over seeds of a figure; NaN where there is none of that path.
+    pub fn mean(&self, path: &str) -> f64 {
+        self.figures.get(path).map_or(f64::NAN, |m| m.mean)
+    }
+}
+
+/// `summary.json` of an experiment with arrivals.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct OnlineSummary {
+    pub experiment: String,
+    /// UTC, RFC 3339.
+    pub created: String,
+    /// Always true: nothing here was measured.
+    pub simulated: bool,
+    pub step_time: String,
+    pub arrivals: String,
+    pub arms: Vec<OnlineArmSummary>,
+}
+
+/// Every number of a run's figures by its path.
+///
+/// # Errors
+/// A figure that is not a number.
+pub fn by_path(figures: &Figures) -> Result<BTreeMap<String, f64>> {
+    let value = serde_json::to_value(figures).map_err(|e| Error::Numeric(e.to_string()))?;
+    let mut found = BTreeMap::new();
+    collect("", &value, &mut found);
+    Ok(found)
+}
+
+fn collect(path: &str, value: &Value, found: &mut BTreeMap<String, f64>) {
+    let below = |key: &str| match path {
+        "" => key.to_string(),
+        path => format!("{path}.{key}"),
+    };
+    match value {
+        Value::Number(number) => {
+            found.insert(path.to_string(), number.as_f64().unwrap_or(f64::NAN));
+        }
+        Value::Object(map) => map.iter().for_each(|(k, v)| collect(&below(k), v, found)),
+        Value::Array(list) => {
+            for (place, value) in list.iter().enumerate() {
+                collect(&below(&place.to_string()), value, found);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Figures over seeds: `runs` are one arm's, `base` those of the arm they are compared with.
+///
+/// # Errors
+/// A figure that is not a number.
+pub fn over_seeds(
+    runs: &[&ArmFigures],
+    base: &[&ArmFigures],
+) -> Result<(BTreeMap<String, Measure>, Measure, Measure)> {
+    let mut all: BTreeMap<String, Vec<f64>> = BTreeMap::new();
+    for run in runs {
+        for (path, value) in by_path(&run.figures)? {
+            all.entry(path).or_default().push(value);
+        }
+    }
+    let figures = all
+        .into_iter()
+        .map(|(path, values)| (path, Measure::over(values)))
+        .collect();
+    let gain = |of: &dyn Fn(&Figures, &Figures) -> f64| {
+        let values: Vec<f64> = runs
+            .iter()
+            .filter_map(|run| {
+                let other = base.iter().find(|b| b.seed == run.seed)?;
+                let gain = of(&run.figures, &other.figures);
+                gain.is_finite().then_some(gain * 100.0)
+            })
+            .collect();
+        Measure::over(if values.is_empty() { vec![0.0] } else { values })
+    };
+    let latency = gain(&|own, base| 1.0 - own.e2e_s.mean / base.e2e_s.mean);
+    let throughput = gain(&|own, base| own.output_throughput / base.output_throughput - 1.0);
+    Ok((figures, latency, throughput))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::online::metrics::Times;
+
+    #[test]
+    fn figures_are_summed_up_by_path_and_paired_by_seed() {
+        let run = |arm: &str, seed, mean| ArmFigures {
+            arm: arm.into(),
+            seed,
+            figures: Figures {
+                e2e_s: Times {
+                    mean,
+                    ..Times::default()
+                },
+                output_throughput: 10.0 * mean,
+                ..Figures::default()
+            },
+        };
+        let (own, base) = (
+            [run("a", 2, 3.0), run("a", 1, 1.0)],
+            [run("b", 1, 2.0), run("b", 2, 4.0)],
+        );
+        let (figures, latency, throughput) = over_seeds(
+            &own.iter().collect::<Vec<_>>(),
+            &base.iter().collect::<Vec<_>>(),
+        )
+        .unwrap();
+        assert_eq!(figures["e2e_s.mean"].values, [3.0, 1.0]);
+        assert!(figures.contains_key("slowdown_by_length.4"));
+        assert_eq!(latency.values, [25.0, 50.0]);
+        assert_eq!(throughput.values, [-25.0, -50.0]);
+    }
+}
