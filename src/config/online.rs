@@ -110,10 +110,7 @@ pub(super) fn spell_out(online: &OnlineArm, keys: &mut ArmKeys) {
         overflow,
     } = online.limits;
     keys.policy = Some(PolicyKey(online.policy));
-    keys.rate = match online.arrivals {
-        Arrivals::Poisson { rate } | Arrivals::Gamma { rate, .. } => Some(rate),
-        Arrivals::AtOnce | Arrivals::Recorded { .. } => None,
-    };
+    keys.rate = online.arrivals.rate();
     keys.batch_size = Some(slots);
     keys.token_budget = Some(token_budget);
     keys.kv_tokens = Some(kv_tokens as usize);

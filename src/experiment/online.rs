@@ -267,6 +267,7 @@ fn summarise(
             policy: online.policy.name(),
             predictor: arm.predictor.clone(),
             arrivals: online.arrivals.in_words(),
+            rate: online.arrivals.rate(),
             noise: online.noise,
             slots: online.limits.slots,
             kv_tokens: online.limits.kv_tokens,

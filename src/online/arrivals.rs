@@ -40,6 +40,14 @@ impl Arrivals {
         }
     }
 
+    /// Requests a second, where they are drawn.
+    pub fn rate(&self) -> Option<f64> {
+        match *self {
+            Arrivals::Poisson { rate } | Arrivals::Gamma { rate, .. } => Some(rate),
+            Arrivals::AtOnce | Arrivals::Recorded { .. } => None,
+        }
+    }
+
     /// As tables say it.
     pub fn in_words(&self) -> String {
         match self {

@@ -24,6 +24,8 @@ pub struct OnlineArmSummary {
     pub policy: String,
     pub predictor: String,
     pub arrivals: String,
+    /// Requests a second, where they are drawn.
+    pub rate: Option<f64>,
     pub noise: f64,
     pub slots: usize,
     /// 0: without end.

@@ -8,13 +8,16 @@ use crate::evaluate::summary::Measure;
 use crate::online::summary::{ArmFigures, OnlineArmSummary, OnlineSummary};
 use crate::persist;
 
+use super::figures::{Cell, HeatMap, Panel};
 use super::html::{ReportData, render};
 use super::run_dir::{RunDirectory, pretty};
 use super::tables::{markdown_table, text_table};
-use super::wording::{gain, number, share, with_interval};
+use super::wording::{gain, grouped, number, share, with_interval};
 use super::{figures, html};
 
 const SUMMARY: &str = "summary.json";
+/// Arms that the figures of latencies show.
+const MOST_ROWS: usize = 24;
 
 /// The folder of a run with arrivals.
 #[derive(Debug)]
@@ -297,6 +300,64 @@ fn finding(summary: &OnlineSummary) -> Option<String> {
     ))
 }
 
+/// The map of loads, engines and policies, where arms vary over several loads.
+fn regimes(summary: &OnlineSummary, origin: &str) -> Option<HeatMap> {
+    let arms = || {
+        let compared = |arm: &&OnlineArmSummary| arm.compared_with != arm.name;
+        summary.arms.iter().filter(compared)
+    };
+    let mut rates: Vec<f64> = arms().filter_map(|arm| arm.rate).collect();
+    rates.sort_by(f64::total_cmp);
+    rates.dedup();
+    if rates.len() < 2 {
+        return None;
+    }
+    let mut panels: Vec<Panel> = Vec::new();
+    for arm in arms() {
+        let memory = match arm.kv_tokens {
+            0 => "memory without end".to_string(),
+            tokens => format!("{} tokens of memory", grouped(tokens as f64, 0)),
+        };
+        let title = format!("{} slots, {memory}", arm.slots);
+        let name = match arm.noise {
+            n if n > 0.0 => format!("{}, {}, noise {n}", arm.policy, arm.predictor),
+            _ => format!("{}, {}", arm.policy, arm.predictor),
+        };
+        let column = rates.iter().position(|rate| Some(*rate) == arm.rate)?;
+        let panel = match panels.iter().position(|p| p.title == title) {
+            Some(place) => place,
+            None => {
+                let rows = Vec::new();
+                panels.push(Panel { title, rows });
+                panels.len() - 1
+            }
+        };
+        let rows = &mut panels[panel].rows;
+        let row = match rows.iter().position(|row| row.0 == name) {
+            Some(place) => place,
+            None => {
+                rows.push((name, vec![None; rates.len()]));
+                rows.len() - 1
+            }
+        };
+        let [low, high] = arm.e2e_gain_pct.ci95;
+        rows[row].1[column] = Some(Cell {
+            gain_pct: arm.e2e_gain_pct.mean,
+            queue_formed: arm.queue_formed,
+            sure: arm.seeds.len() > 1 && (low > 0.0 || high < 0.0),
+        });
+    }
+    Some(HeatMap {
+        title: "Where knowing the length pays: latency saved".into(),
+        subtitle: origin.to_string(),
+        columns: rates
+            .iter()
+            .map(|rate| format!("{}/s", number(*rate)))
+            .collect(),
+        panels,
+    })
+}
+
 /// Draws `figures/*` and `report.html` of the run in `folder` from its data alone; returns the
 /// page's path.
 ///
@@ -309,10 +370,17 @@ pub fn draw_online(folder: &Path) -> Result<PathBuf> {
         "Simulated with the step times of {}; {}",
         summary.step_time, summary.arrivals
     );
-    for (name, title, key) in [
+    let both = [
         ("e2e", "End-to-end latency", "e2e_s"),
         ("ttft", "Time to first token", "ttft_s"),
-    ] {
+    ];
+    // More rows than this are a table, not a figure.
+    let shown = if summary.arms.len() <= MOST_ROWS {
+        &both[..]
+    } else {
+        &[]
+    };
+    for &(name, title, key) in shown {
         let rows: Vec<(String, [f64; 4])> = summary
             .arms
             .iter()
@@ -326,6 +394,21 @@ pub fn draw_online(folder: &Path) -> Result<PathBuf> {
         let path = stem.with_extension("svg");
         let svg = std::fs::read_to_string(&path).map_err(|e| Error::io(&path, e))?;
         drawn.push((format!("{title}, simulated: median, mean, 90th and 99th percentile over requests, mean over seeds."), svg));
+    }
+    let seeds = summary.arms.first().map_or(0, |arm| arm.seeds.len());
+    let drawn_from = format!(
+        "Simulated with the step times of {}; mean over {seeds} seeds",
+        summary.step_time
+    );
+    if let Some(map) = regimes(&summary, &drawn_from) {
+        let stem = folder.join("figures").join("regimes");
+        figures::heat_map(&stem, &map)?;
+        let path = stem.with_extension("svg");
+        let svg = std::fs::read_to_string(&path).map_err(|e| Error::io(&path, e))?;
+        let caption = "Mean end-to-end latency saved against the first arm of the same load and \
+                       engine, simulated. Bold: the 95 % interval over seeds excludes none. Grey: \
+                       no queue formed, so no policy can matter.";
+        drawn.push((caption.into(), svg));
     }
     let (headers, rows) = table(&summary);
     let (class_headers, class_rows) = by_length(&summary);

@@ -6,7 +6,7 @@ use crate::error::Result;
 use crate::evaluate::summary::{ArmSummary, ExecutorSummary};
 use crate::report::axes::{Axis, Frame};
 use crate::report::canvas::{Anchor, Canvas, shorten};
-use crate::report::style::{BLUE, BODY, INK, SKY, WIDTH, draw, need_data};
+use crate::report::style::{BLUE, BODY, INK, WIDTH, draw, need_data};
 use crate::report::wording::{headline, share};
 
 /// Replayed throughput against measured throughput, a dot an arm.
@@ -61,6 +61,6 @@ pub(super) fn plot(canvas: &mut Canvas, arms: &[ArmSummary], executor: &Executor
             true => (-16.0, Anchor::End),
             false => (16.0, Anchor::Start),
         };
-        canvas.text_beside((place.0 + side, place.1), name, BODY, SKY, anchor);
+        canvas.text_beside((place.0 + side, place.1), name, BODY, INK, anchor);
     }
 }
