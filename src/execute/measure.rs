@@ -59,6 +59,21 @@ pub fn measure(
         measure_rows(model, rows, positions, &mut steps, &mut prefills)?;
         on_rows();
     }
+    // Every round observes the same places: the mean of each counts.
+    let (places, prompts) = (steps.len() / ROUNDS, prefills.len() / ROUNDS);
+    let mean = |of: &dyn Fn(usize) -> f64| (0..ROUNDS).map(of).sum::<f64>() / ROUNDS as f64;
+    let steps: Vec<StepObservation> = (0..places)
+        .map(|at| StepObservation {
+            seconds: mean(&|round| steps[at + round * places].seconds),
+            ..steps[at]
+        })
+        .collect();
+    let prefills: Vec<PrefillObservation> = (0..prompts)
+        .map(|at| PrefillObservation {
+            seconds: mean(&|round| prefills[at + round * prompts].seconds),
+            ..prefills[at]
+        })
+        .collect();
     let (fitted, held): (Vec<_>, Vec<_>) = steps
         .iter()
         .enumerate()

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BinaryHeap};
 use super::policy::Queueing;
 
 /// Sizes within so much of each other count as alike where response ratios are compared.
-const CLASS: f64 = 1.02;
+const CLASS: f64 = 1.05;
 
 /// A rank and the request that has it; by rank, then by request (which are numbered by arrival).
 #[derive(Debug, Clone, Copy)]
