@@ -127,11 +127,19 @@ fn main() {
     };
     let others = [
         sjf,
-        PolicyConfig::Srpt,
+        PolicyConfig::Srpt { limit: None },
         PolicyConfig::Lpt,
         PolicyConfig::Hrrn,
         PolicyConfig::Aging { tokens_per_s: 1.0 },
-        PolicyConfig::Reserve { at: 0.9 },
+        PolicyConfig::Ranking {
+            starvation_steps: 2_000,
+            quantum_steps: 200,
+        },
+        PolicyConfig::MultiBin { bins: 4 },
+        PolicyConfig::Packing {
+            guard_s: Some(300.0),
+        },
+        PolicyConfig::Mlfq { quantum: 32 },
         PolicyConfig::Las { quantum: 32 },
     ];
     for (when, arrivals) in [("poisson", poisson), ("all at once", Arrivals::AtOnce)] {

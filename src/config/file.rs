@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use super::online::{ArrivalsKey, OverflowKey, PolicyKey, spell_out};
+use super::online::{ArrivalsKey, MemoryKey, OverflowKey, PolicyKey, Repredict, spell_out};
 use super::{Arm, ExecutorConfig, ExecutorKind, Experiment, Served};
 use crate::dataset::{Label, Split};
 use crate::online::metrics::Slo;
@@ -152,6 +152,8 @@ pub(super) struct ArmKeys {
     pub watermark: Option<f64>,
     pub overflow: Option<OverflowKey>,
     pub noise: Option<f64>,
+    pub memory: Option<MemoryKey>,
+    pub repredict: Option<Repredict>,
 }
 
 impl ArmKeys {
@@ -184,6 +186,8 @@ impl ArmKeys {
             watermark: self.watermark.or(under.watermark),
             overflow: self.overflow.or(under.overflow),
             noise: self.noise.or(under.noise),
+            memory: self.memory.or(under.memory),
+            repredict: self.repredict.or(under.repredict),
         }
     }
 }
@@ -318,6 +322,7 @@ impl<'de> Deserialize<'de> for Served {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let temperature = match toml::Value::deserialize(deserializer)? {
             toml::Value::String(word) if word == "random" => return Ok(Served::Random),
+            toml::Value::String(word) if word == "all" => return Ok(Served::All),
             toml::Value::Float(number) => number,
             toml::Value::Integer(number) => number as f64,
             _ => f64::NAN,
@@ -326,7 +331,7 @@ impl<'de> Deserialize<'de> for Served {
             Ok(Served::Temperature(temperature as f32))
         } else {
             Err(de::Error::custom(
-                "must be a temperature such as 0.0, or \"random\"",
+                "must be a temperature such as 0.0, \"random\" or \"all\"",
             ))
         }
     }
@@ -341,6 +346,7 @@ impl Serialize for Served {
                 serializer.serialize_f64(shortest)
             }
             Served::Random => serializer.serialize_str("random"),
+            Served::All => serializer.serialize_str("all"),
         }
     }
 }

@@ -17,7 +17,7 @@ use crate::schedule::{Batching, ScheduleOptions};
 
 use file::{ArmKeys, ExperimentFile};
 use mistakes::Source;
-pub use online::OnlineArm;
+pub use online::{OnlineArm, Repredict};
 
 /// A resolved experiment: arms x seeds on one workload and one executor.
 #[derive(Debug, Clone, PartialEq)]
@@ -54,6 +54,8 @@ pub enum Served {
     Temperature(f32),
     /// One drawn by the seed.
     Random,
+    /// Every one, each a request of its own: rollouts of a prompt.
+    All,
 }
 
 /// Who runs the micro-batches.

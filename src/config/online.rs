@@ -7,6 +7,7 @@ use super::file::ArmKeys;
 use crate::error::{Error, Result};
 use crate::online::arrivals::Arrivals;
 use crate::online::engine::{Limits, Overflow};
+use crate::online::memory::Memory;
 use crate::online::policy::PolicyConfig;
 use crate::schedule::{Batching, Fcr, Scheduling};
 
@@ -16,9 +17,35 @@ pub struct OnlineArm {
     pub policy: PolicyConfig,
     pub arrivals: Arrivals,
     pub limits: Limits,
+    /// How memory is reckoned with on admission.
+    pub memory: Memory,
+    /// Predictions that are renewed while an answer is generated.
+    pub repredict: Option<Repredict>,
     /// Standard deviation of the log of what predictions are multiplied by: how much worse a
     /// predictor would do. 0 leaves them as they are.
     pub noise: f64,
+}
+
+/// New predictions every so many tokens of an answer, as TRAIL makes them.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Repredict {
+    pub every: u32,
+    /// None: what the first forecast's distribution says of an answer that is so long already.
+    /// Some: a *simulated* probe, which says what is truly left times a log-normal of this
+    /// spread, drawn anew each time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub probe_noise: Option<f64>,
+}
+
+impl Repredict {
+    /// As in tables.
+    pub fn name(&self) -> String {
+        match self.probe_noise {
+            None => format!("renewed every {} tokens", self.every),
+            Some(noise) => format!("probed every {} tokens, noise {noise}", self.every),
+        }
+    }
 }
 
 /// Reads an arm's keys; `arrivals` are the workload's.
@@ -76,10 +103,24 @@ pub(super) fn resolve(keys: &ArmKeys, arrivals: Option<Arrivals>) -> Result<Opti
     if !(0.0..=10.0).contains(&noise) {
         return wrong("`noise` is the spread of a logarithm, from 0 to 10");
     }
+    let memory = keys.memory.map_or(Memory::AsItComes, |m| m.0);
+    memory.validate()?;
+    if memory != Memory::AsItComes && limits.kv_tokens == 0 {
+        return wrong("`memory` reckons with a budget: set `kv_tokens`");
+    }
+    if let Some(Repredict { every, probe_noise }) = keys.repredict
+        && (every == 0 || !(0.0..=10.0).contains(&probe_noise.unwrap_or(0.0)))
+    {
+        return wrong(
+            "`repredict` takes `every` of at least 1 token and `probe_noise` from 0 to 10",
+        );
+    }
     Ok(Some(OnlineArm {
         policy,
         arrivals,
         limits,
+        memory,
+        repredict: keys.repredict,
         noise,
     }))
 }
@@ -94,6 +135,8 @@ fn named(keys: &ArmKeys) -> Option<&'static str> {
         ("watermark", keys.watermark.is_some()),
         ("overflow", keys.overflow.is_some()),
         ("noise", keys.noise.is_some()),
+        ("memory", keys.memory.is_some()),
+        ("repredict", keys.repredict.is_some()),
     ]
     .into_iter()
     .find_map(|(key, given)| given.then_some(key))
@@ -118,6 +161,8 @@ pub(super) fn spell_out(online: &OnlineArm, keys: &mut ArmKeys) {
     keys.watermark = Some(watermark);
     keys.overflow = Some(OverflowKey(overflow));
     keys.noise = Some(online.noise);
+    keys.memory = Some(MemoryKey(online.memory));
+    keys.repredict = online.repredict;
 }
 
 /// A table with a `kind`, or the kind alone as a word.
@@ -177,6 +222,9 @@ word_or_table!(
 word_or_table!(
     /// `policy`: `"fcfs"`, or a table with its `kind`.
     PolicyKey, PolicyConfig, "\"sjf\" or { kind = \"sjf\", guard_s = 60.0 }");
+word_or_table!(
+    /// `memory`: `"as-it-comes"`, or a table with its `kind`.
+    MemoryKey, Memory, "{ kind = \"set-aside\", at = 0.9 }");
 word_or_table!(
     /// `overflow`: `"recompute"`, or a table with its `kind`.
     OverflowKey, Overflow, "\"recompute\" or { kind = \"swap\", s_per_token = 2e-5 }");

@@ -35,7 +35,7 @@ pub struct StepTimeModel {
 const LONGEST: f64 = 1e6;
 
 /// The presets that [`StepTimeModel::load`] knows by name; each file says where it is from.
-pub const PRESETS: [(&str, &str); 5] = [
+pub const PRESETS: [(&str, &str); 9] = [
     ("paper", include_str!("presets/paper.toml")),
     (
         "smollm2-135m-2-cores",
@@ -49,6 +49,22 @@ pub const PRESETS: [(&str, &str); 5] = [
     (
         "llama-7b-h100-roofline",
         include_str!("presets/llama-7b-h100-roofline.toml"),
+    ),
+    (
+        "llama-13b-a100-roofline",
+        include_str!("presets/llama-13b-a100-roofline.toml"),
+    ),
+    (
+        "llama-13b-h100-roofline",
+        include_str!("presets/llama-13b-h100-roofline.toml"),
+    ),
+    (
+        "llama-70b-4xa100-roofline",
+        include_str!("presets/llama-70b-4xa100-roofline.toml"),
+    ),
+    (
+        "llama-70b-4xh100-roofline",
+        include_str!("presets/llama-70b-4xh100-roofline.toml"),
     ),
 ];
 

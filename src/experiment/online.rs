@@ -8,14 +8,15 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, StandardNormal};
 
-use crate::config::{Arm, Experiment, OnlineArm};
+use crate::config::{Arm, Experiment, OnlineArm, Repredict};
 use crate::dataset::embedded;
 use crate::error::{Error, Result};
 use crate::execute::StepTimeModel;
 use crate::online::Request;
 use crate::online::arrivals::Arrivals;
-use crate::online::engine::{Outcome, simulate};
-use crate::online::metrics::figures;
+use crate::online::engine::{Outcome, Renewal, Simulation};
+use crate::online::memory::Memory;
+use crate::online::metrics::{Figures, Slo, figures, group_e2e_s};
 use crate::online::summary::{ArmFigures, OnlineArmSummary, OnlineSummary, over_seeds};
 use crate::predictor::{Prediction, Workshop};
 use crate::report::online::{OnlineDirectory, draw_online};
@@ -24,6 +25,9 @@ use crate::schedule::{Forecast, arrival_order};
 use super::queries::Queries;
 use super::workload::Workload;
 use super::{RunOptions, at_once, open_directory};
+
+/// Arms at most of which the engine over time is kept.
+const TIMELINES: usize = 24;
 
 /// A finished run.
 pub struct OnlineRun {
@@ -85,12 +89,12 @@ pub fn run_online(
         };
         let outcomes = at_once(&prepared, threads, |ready| {
             let outcome = ready.simulate(&step_time)?;
-            let budget = ready.online.limits.token_budget;
-            let alone = |request: &Request| alone_s(request, budget, &step_time);
+            let shown = experiment.arms.len() <= TIMELINES && ready.seed == experiment.seeds[0];
             Ok(ArmFigures {
                 arm: ready.name.clone(),
                 seed: ready.seed,
-                figures: figures(&ready.requests, &outcome, &slo, alone)?,
+                figures: ready.figures(&outcome, &slo, &step_time)?,
+                timeline: if shown { outcome.timeline } else { Vec::new() },
             })
         });
         let mut failed = None;
@@ -117,27 +121,81 @@ pub fn run_online(
     })
 }
 
-/// An arm under a seed, ready to be simulated.
+/// An arm under a seed, ready to be simulated; everything is in order of arrival.
 struct Ready {
     name: String,
     seed: u64,
     online: OnlineArm,
-    /// In order of arrival.
     requests: Vec<Request>,
     sizes: Vec<f32>,
+    /// What memory is reckoned with.
+    answers: Vec<f32>,
+    /// Empty where answers are not awaited together.
+    groups: Vec<u32>,
+    /// Forecasts, and what each is wrongly multiplied by, where they are renewed.
+    forecasts: Vec<(Forecast, f64)>,
 }
 
 impl Ready {
     fn simulate(&self, step_time: &StepTimeModel) -> Result<Outcome> {
         let policy = self.online.policy.build()?;
-        let limits = &self.online.limits;
-        simulate(
-            &self.requests,
-            &self.sizes,
-            policy.as_ref(),
-            limits,
-            step_time,
-        )
+        let renewed = |request: u32, generated: u32| self.renewed(request, generated);
+        let renewal = self
+            .online
+            .repredict
+            .map(|Repredict { every, .. }| Renewal {
+                every,
+                size: &renewed,
+            });
+        Simulation {
+            memory: self.online.memory,
+            answers: &self.answers,
+            groups: &self.groups,
+            renewal,
+            ..Simulation::new(
+                &self.requests,
+                &self.sizes,
+                policy.as_ref(),
+                &self.online.limits,
+                step_time,
+            )
+        }
+        .run()
+    }
+
+    /// The whole answer's length as foreseen once it has so many tokens.
+    fn renewed(&self, request: u32, generated: u32) -> f32 {
+        let place = request as usize;
+        let done = f64::from(generated);
+        let probe = self.online.repredict.and_then(|r| r.probe_noise);
+        let rest = match probe {
+            Some(noise) => {
+                let own = (u64::from(request) << 32) | u64::from(generated);
+                let mut rng = ChaCha8Rng::seed_from_u64(self.seed ^ own ^ 0x9e37_79b9);
+                let z: f64 = StandardNormal.sample(&mut rng);
+                let left = f64::from(self.requests[place].response_tokens) - done;
+                left.max(1.0) * (noise * z).exp()
+            }
+            None => {
+                let (forecast, wrong) = &self.forecasts[place];
+                wrong * forecast.remaining((done / wrong) as usize, 0.5)
+            }
+        };
+        (done + rest) as f32
+    }
+
+    /// Every figure, those of groups where there are any.
+    fn figures(&self, outcome: &Outcome, slo: &Slo, step_time: &StepTimeModel) -> Result<Figures> {
+        let budget = self.online.limits.token_budget;
+        let alone = |request: &Request| alone_s(request, budget, step_time);
+        let group_e2e_s = match self.groups.is_empty() {
+            true => None,
+            false => Some(group_e2e_s(&self.requests, outcome, &self.groups)),
+        };
+        Ok(Figures {
+            group_e2e_s,
+            ..figures(&self.requests, outcome, slo, alone)?
+        })
     }
 }
 
@@ -185,7 +243,7 @@ fn prepare(
     let recorded: Vec<Option<f64>> = (workload.instances.iter())
         .map(|i| i.samples[0].arrival_s)
         .collect();
-    let times = online.arrivals.times(&recorded, seed)?;
+    let mut times = online.arrivals.times(&recorded, seed)?;
     let mut order = arrival_order(lengths.len(), seed);
     if let Arrivals::Recorded { .. } = online.arrivals {
         order = (0..lengths.len()).collect();
@@ -195,19 +253,43 @@ fn prepare(
                 .unwrap_or(std::cmp::Ordering::Equal)
         });
     }
+    let mut groups = Vec::new();
+    if let Some(of) = workload.groups() {
+        together(&mut order, &mut times, &of);
+        groups = order.iter().map(|r| of[*r]).collect();
+    }
     let prompts = workload.prompt_tokens();
     let policy = online.policy.build()?;
     // By request: what is said of one does not hang on when it comes.
     let mut rng = ChaCha8Rng::seed_from_u64(seed ^ 0x5eed);
-    let said = forecasts.iter().map(|forecast| {
-        let z: f64 = StandardNormal.sample(&mut rng);
-        (policy.size(forecast) * (online.noise * z).exp()) as f32
-    });
-    let said: Vec<f32> = said.collect();
+    let wrong: Vec<f64> = (0..lengths.len())
+        .map(|_| {
+            let z: f64 = StandardNormal.sample(&mut rng);
+            (online.noise * z).exp()
+        })
+        .collect();
+    let said = |of: &dyn Fn(&Forecast) -> f64| -> Vec<f32> {
+        let said = order.iter().map(|r| of(&forecasts[*r]) * wrong[*r]);
+        said.map(|tokens| tokens as f32).collect()
+    };
+    let answers = match (online.memory, online.memory.at()) {
+        (_, Some(at)) => said(&|forecast| forecast.at(at)),
+        // As long as any may be, until some have ended.
+        (Memory::History { .. }, None) => vec![most as f32; order.len()],
+        (_, None) => Vec::new(),
+    };
+    let renewed = online.repredict.is_some_and(|r| r.probe_noise.is_none());
     Ok(Ready {
         name: arm.name.clone(),
         seed,
         online,
+        sizes: said(&|forecast| policy.size(forecast)),
+        answers,
+        groups,
+        forecasts: match renewed {
+            true => (order.iter().map(|r| (forecasts[*r].clone(), wrong[*r]))).collect(),
+            false => Vec::new(),
+        },
         requests: order
             .iter()
             .zip(times)
@@ -217,8 +299,21 @@ fn prepare(
                 response_tokens: lengths[*request] as u32,
             })
             .collect(),
-        sizes: order.iter().map(|r| said[*r]).collect(),
     })
+}
+
+/// Lets the requests of each group come together, when its first one would.
+fn together(order: &mut [usize], times: &mut [f64], groups: &[u32]) {
+    let mut first = vec![usize::MAX; groups.len()];
+    for (place, request) in order.iter().enumerate() {
+        let known = &mut first[groups[*request] as usize];
+        *known = (*known).min(place);
+    }
+    let at: Vec<f64> = times.to_vec();
+    order.sort_by_key(|r| (first[groups[*r] as usize], *r));
+    for (time, request) in times.iter_mut().zip(order.iter()) {
+        *time = at[first[groups[*request] as usize]];
+    }
 }
 
 /// How long a request takes where there is no other.
@@ -265,6 +360,8 @@ fn summarise(
         arms.push(OnlineArmSummary {
             name: arm.name.clone(),
             policy: online.policy.name(),
+            memory: online.memory.name(),
+            repredict: online.repredict.map_or_else(String::new, |r| r.name()),
             predictor: arm.predictor.clone(),
             arrivals: online.arrivals.in_words(),
             rate: online.arrivals.rate(),
@@ -293,4 +390,18 @@ fn summarise(
             .map_or_else(String::new, |a| a.in_words()),
         arms,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_of_a_group_come_together() {
+        let groups = [0, 0, 1, 1, 2];
+        let (mut order, mut times) = (vec![3, 4, 0, 2, 1], vec![1.0, 2.0, 3.0, 4.0, 5.0]);
+        together(&mut order, &mut times, &groups);
+        assert_eq!(order, [2, 3, 4, 0, 1]);
+        assert_eq!(times, [1.0, 1.0, 2.0, 3.0, 3.0]);
+    }
 }

@@ -17,8 +17,11 @@ const VICUNA_TEMPLATE: usize = 40;
 
 /// The requests of an experiment, in the order of the dataset.
 pub struct Workload<'d> {
+    /// By request: its instruction with all recorded answers.
     pub instances: Vec<Instance<'d>>,
     pub(super) served: Served,
+    /// By request, where every answer is served: which one, and the place of its instruction.
+    answers: Vec<(usize, u32)>,
 }
 
 impl<'d> Workload<'d> {
@@ -40,9 +43,20 @@ impl<'d> Workload<'d> {
                 asked.split.map_or("all", Split::name)
             )));
         }
+        let mut answers = Vec::new();
+        if asked.served == Served::All {
+            let counts = instances.iter().map(|i| i.samples.len());
+            answers = (counts.enumerate())
+                .flat_map(|(group, count)| (0..count).map(move |sample| (sample, group as u32)))
+                .collect();
+            instances = (answers.iter())
+                .map(|(_, group)| instances[*group as usize].clone())
+                .collect();
+        }
         let workload = Workload {
             instances,
             served: asked.served,
+            answers,
         };
         workload.lengths(0)?;
         Ok(workload)
@@ -56,8 +70,10 @@ impl<'d> Workload<'d> {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         self.instances
             .iter()
-            .map(|instance| {
+            .enumerate()
+            .map(|(request, instance)| {
                 let sample = match self.served {
+                    Served::All => &instance.samples[self.answers[request].0],
                     Served::Temperature(t) => instance
                         .samples
                         .iter()
@@ -76,6 +92,12 @@ impl<'d> Workload<'d> {
                 Ok(sample.response_tokens as usize)
             })
             .collect()
+    }
+
+    /// By request: the place of its instruction, where answers to one are awaited together.
+    pub(super) fn groups(&self) -> Option<Vec<u32>> {
+        let all = self.served == Served::All;
+        all.then(|| self.answers.iter().map(|(_, group)| *group).collect())
     }
 
     /// Prompt lengths by request, tokens; 0 where the dataset does not know.
@@ -127,11 +149,11 @@ impl<'d> Workload<'d> {
         let temperature = match self.served {
             Served::Temperature(t) => t,
             // Lengths are forced, and the draws that make them do not matter.
-            Served::Random if forced => 0.0,
-            Served::Random => {
+            Served::Random | Served::All if forced => 0.0,
+            Served::Random | Served::All => {
                 return Err(Error::Usage(
-                    "`served = \"random\"` needs recorded answers: use `kind = \"replay\"` or \
-                     `kind = \"live-forced\"`"
+                    "`served = \"random\"` and `\"all\"` need recorded answers: use \
+                     `kind = \"replay\"` or `kind = \"live-forced\"`"
                         .into(),
                 ));
             }

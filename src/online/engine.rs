@@ -16,8 +16,10 @@ use serde::{Deserialize, Serialize};
 
 use super::itl::Gaps;
 use super::kv::Blocks;
+use super::memory::{History, Ledger, Memory};
 use super::policy::{Known, Policy};
 use super::queue::Queue;
+use super::timeline::{Moment, Timeline};
 use super::{Fate, Request, Served};
 use crate::error::{Error, Result};
 use crate::execute::StepTimeModel;
@@ -113,6 +115,8 @@ pub struct Outcome {
     pub rows_mean: f64,
     /// Waiting requests, mean over the makespan.
     pub waiting_mean: f64,
+    /// The engine over time, a few hundred moments of it.
+    pub timeline: Vec<Moment>,
     gaps: Gaps,
 }
 
@@ -128,11 +132,95 @@ impl Outcome {
     }
 }
 
+/// Forecasts that are made anew while an answer is generated, each time `every` tokens have
+/// come.
+#[derive(Clone, Copy)]
+pub struct Renewal<'a> {
+    pub every: u32,
+    /// The whole answer's tokens as foreseen of a request that has been given so many.
+    pub size: &'a (dyn Fn(u32, u32) -> f32 + Sync),
+}
+
+/// What is simulated.
+#[derive(Clone, Copy)]
+pub struct Simulation<'a> {
+    /// In order of arrival.
+    pub requests: &'a [Request],
+    /// By request: what [`Policy::size`] made of its forecast, tokens.
+    pub sizes: &'a [f32],
+    pub policy: &'a dyn Policy,
+    pub limits: &'a Limits,
+    pub step_time: &'a StepTimeModel,
+    pub memory: Memory,
+    /// By request: the answer's tokens that [`Memory`] reckons with; for
+    /// [`Memory::History`] those before any answer has ended. Empty: the sizes.
+    pub answers: &'a [f32],
+    /// By request: the group whose answers are awaited together. Empty: no groups.
+    pub groups: &'a [u32],
+    pub renewal: Option<Renewal<'a>>,
+}
+
+impl<'a> Simulation<'a> {
+    /// Memory as it comes, no groups, forecasts made once.
+    pub fn new(
+        requests: &'a [Request],
+        sizes: &'a [f32],
+        policy: &'a dyn Policy,
+        limits: &'a Limits,
+        step_time: &'a StepTimeModel,
+    ) -> Simulation<'a> {
+        Simulation {
+            requests,
+            sizes,
+            policy,
+            limits,
+            step_time,
+            memory: Memory::AsItComes,
+            answers: &[],
+            groups: &[],
+            renewal: None,
+        }
+    }
+
+    fn validate(&self) -> Result<()> {
+        self.limits.validate()?;
+        self.memory.validate()?;
+        let count = self.requests.len();
+        let fits = |list: usize| list == 0 || list == count;
+        let ordered = (self.requests.windows(2)).all(|p| p[0].arrival_s <= p[1].arrival_s);
+        let finite = (self.sizes.iter().chain(self.answers)).all(|s| s.is_finite());
+        let sane = (self.requests.iter())
+            .all(|r| r.arrival_s >= 0.0 && r.arrival_s.is_finite() && r.response_tokens > 0);
+        let small = count < 1 << 31 && self.groups.iter().all(|g| (*g as usize) < count);
+        let alike = self.sizes.len() == count && fits(self.answers.len());
+        let renewed = self.renewal.is_none_or(|r| r.every > 0);
+        if ordered && finite && sane && small && alike && renewed && fits(self.groups.len()) {
+            return Ok(());
+        }
+        Err(Error::Usage(
+            "requests must be in order of arrival, each with a finite size, a group below their \
+             number and an answer of at least one token, and renewed after at least one"
+                .into(),
+        ))
+    }
+
+    /// Serves the requests.
+    ///
+    /// # Errors
+    /// Limits under which nothing could run, requests out of order or without a token.
+    pub fn run(&self) -> Result<Outcome> {
+        self.validate()?;
+        let mut engine = Engine::new(self);
+        engine.run();
+        Ok(engine.outcome())
+    }
+}
+
 /// Serves the requests, which are in order of arrival, under a policy. `sizes` are what
 /// [`Policy::size`] made of each one's forecast, tokens.
 ///
 /// # Errors
-/// Limits under which nothing could run, requests out of order or without a token.
+/// As [`Simulation::run`]'s.
 pub fn simulate(
     requests: &[Request],
     sizes: &[f32],
@@ -140,24 +228,7 @@ pub fn simulate(
     limits: &Limits,
     step_time: &StepTimeModel,
 ) -> Result<Outcome> {
-    limits.validate()?;
-    let ordered = requests
-        .windows(2)
-        .all(|pair| pair[0].arrival_s <= pair[1].arrival_s);
-    let finite = sizes.iter().all(|s| s.is_finite());
-    let sane = requests
-        .iter()
-        .all(|r| r.arrival_s >= 0.0 && r.arrival_s.is_finite() && r.response_tokens > 0);
-    if !ordered || !sane || !finite || sizes.len() != requests.len() || requests.len() >= 1 << 31 {
-        return Err(Error::Usage(
-            "requests must be in order of arrival, each with a finite size and an answer of at \
-             least one token"
-                .into(),
-        ));
-    }
-    let mut engine = Engine::new(requests, sizes, policy, limits, step_time);
-    engine.run();
-    Ok(engine.outcome())
+    Simulation::new(requests, sizes, policy, limits, step_time).run()
 }
 
 /// A decoding row.
@@ -184,9 +255,16 @@ struct Prefill {
 /// What a request carries along.
 #[derive(Debug, Clone, Copy, Default)]
 struct Progress {
+    /// As foreseen last.
     size: f32,
+    /// How often that was made anew.
+    renewed: u32,
     generated: u32,
+    place_in_group: u32,
+    waiting: bool,
     admitted: bool,
+    /// Nobody takes its place before this step.
+    kept_until: u64,
     swapped: bool,
     /// No token has come since it was displaced.
     paused: bool,
@@ -198,6 +276,7 @@ struct Progress {
 }
 
 struct Engine<'a> {
+    asked: &'a Simulation<'a>,
     requests: &'a [Request],
     policy: &'a dyn Policy,
     limits: &'a Limits,
@@ -223,6 +302,12 @@ struct Engine<'a> {
     events: BinaryHeap<Reverse<(u64, u32, u32)>>,
     blocks: Blocks,
     bounded: bool,
+    /// Admitted requests as memory is reckoned with; empty where it is not.
+    ledger: Ledger,
+    history: History,
+    /// By group, where the policy learns from them: who is of it, and its longest answer.
+    groups: Vec<(Vec<u32>, Option<u32>)>,
+    timeline: Timeline,
     busy_s: f64,
     iterations: u64,
     decoded: u64,
@@ -242,34 +327,49 @@ struct Engine<'a> {
 }
 
 impl<'a> Engine<'a> {
-    fn new(
-        requests: &'a [Request],
-        sizes: &[f32],
-        policy: &'a dyn Policy,
-        limits: &'a Limits,
-        time: &'a StepTimeModel,
-    ) -> Engine<'a> {
-        let progress = sizes
+    fn new(asked: &'a Simulation<'a>) -> Engine<'a> {
+        let Simulation {
+            requests,
+            sizes,
+            policy,
+            limits,
+            ..
+        } = *asked;
+        let mut progress: Vec<Progress> = sizes
             .iter()
             .map(|size| Progress {
                 size: *size,
                 ..Progress::default()
             })
             .collect();
+        let mut groups: Vec<(Vec<u32>, Option<u32>)> = Vec::new();
+        if policy.learns_from_groups() {
+            groups = vec![Default::default(); requests.len()];
+            for (request, group) in asked.groups.iter().enumerate() {
+                let members = &mut groups[*group as usize].0;
+                progress[request].place_in_group = members.len() as u32;
+                members.push(request as u32);
+            }
+        }
         let bounded = limits.kv_tokens > 0;
         let total = match bounded {
             true => limits.kv_tokens / limits.block,
             // More than any requests could ask for.
             false => u64::MAX / 4,
         };
+        let window = match asked.memory {
+            Memory::History { window } => window,
+            _ => 0,
+        };
         Engine {
+            asked,
             requests,
             policy,
             limits,
-            time,
+            time: asked.step_time,
             progress,
             refused: vec![false; requests.len()],
-            queue: Queue::new(requests.len(), policy.queueing(), policy.guard_s()),
+            queue: Queue::new(sizes, policy.queueing(), policy.guard()),
             next: 0,
             now: 0.0,
             step: 0,
@@ -283,6 +383,10 @@ impl<'a> Engine<'a> {
             events: BinaryHeap::new(),
             blocks: Blocks::new(total, limits.block),
             bounded,
+            ledger: Ledger::default(),
+            history: History::new(window),
+            groups,
+            timeline: Timeline::default(),
             busy_s: 0.0,
             iterations: 0,
             decoded: 0,
@@ -302,11 +406,35 @@ impl<'a> Engine<'a> {
 
     fn known(&self, request: u32, generated: u32) -> Known {
         let asked = &self.requests[request as usize];
+        let progress = &self.progress[request as usize];
+        let group = match self.groups.is_empty() {
+            true => None,
+            false => self.asked.groups.get(request as usize),
+        };
         Known {
             arrival_s: asked.arrival_s,
             prompt_tokens: asked.prompt_tokens,
-            size: self.progress[request as usize].size,
+            size: progress.size,
+            first_size: self.asked.sizes[request as usize],
             generated,
+            place_in_group: progress.place_in_group,
+            group_longest: group.and_then(|group| self.groups[*group as usize].1),
+        }
+    }
+
+    /// Looks whether a request that has been given so many tokens is foreseen anew.
+    fn renew(&mut self, request: u32, generated: u32) {
+        let Some(Renewal { every, size }) = self.asked.renewal else {
+            return;
+        };
+        let times = generated / every;
+        let progress = &mut self.progress[request as usize];
+        if times > progress.renewed {
+            progress.renewed = times;
+            let said = size(request, times * every);
+            if said.is_finite() {
+                progress.size = said;
+            }
         }
     }
 
@@ -339,6 +467,7 @@ impl<'a> Engine<'a> {
             kv_use_peak: share(self.most_blocks as f64),
             rows_mean: self.row_seconds / busy,
             waiting_mean: self.waited_s / self.last_finish_s.max(f64::MIN_POSITIVE),
+            timeline: self.timeline.into_moments(),
             gaps: self.gaps,
         }
     }

@@ -40,6 +40,24 @@ fn run(
     simulate(requests, &oracle(requests), policy.as_ref(), limits, time).unwrap()
 }
 
+/// Memory reckoned with the oracle's answers.
+fn run_in(
+    memory: Memory,
+    requests: &[Request],
+    policy: PolicyConfig,
+    limits: &Limits,
+    time: &StepTimeModel,
+) -> Outcome {
+    let policy = policy.build().unwrap();
+    let sizes = oracle(requests);
+    Simulation {
+        memory,
+        ..Simulation::new(requests, &sizes, policy.as_ref(), limits, time)
+    }
+    .run()
+    .unwrap()
+}
+
 fn served(outcome: &Outcome) -> Vec<Served> {
     let fates = outcome.fates.iter();
     fates
@@ -106,7 +124,7 @@ fn policies_order_as_they_say() {
     assert_eq!(order(SJF), [0, 2, 4, 1, 3]);
     assert_eq!(order(PolicyConfig::Lpt), [0, 3, 1, 4, 2]);
     // The first is displaced by the second, and that by the third, of two tokens.
-    assert_eq!(order(PolicyConfig::Srpt)[0], 2);
+    assert_eq!(order(PolicyConfig::Srpt { limit: None })[0], 2);
     assert_eq!(order(PolicyConfig::Hrrn), [0, 2, 4, 1, 3]);
     let guarded = PolicyConfig::Sjf {
         at: None,
@@ -160,10 +178,15 @@ fn memory_that_runs_out_costs_the_latest_its_place() {
     assert!(outcome.recomputed_tokens > 4);
     assert_eq!(outcome.kv_use_peak, 1.0);
     // With memory set aside nobody is displaced: one after the other.
-    let reserve = PolicyConfig::Reserve { at: 0.5 };
-    let reserved = run(&requests[..2], reserve, &limits, &clock(1.0));
-    assert_eq!(reserved.preemptions, 0);
-    assert_eq!(reserved.makespan_s, 16.0);
+    let set_aside = run_in(
+        Memory::SetAside { at: 0.5 },
+        &requests[..2],
+        PolicyConfig::Fcfs,
+        &limits,
+        &clock(1.0),
+    );
+    assert_eq!(set_aside.preemptions, 0);
+    assert_eq!(set_aside.makespan_s, 16.0);
     // Swapping computes nothing twice.
     let swap = Limits {
         overflow: Overflow::Swap { s_per_token: 0.25 },
@@ -203,12 +226,23 @@ fn all_policies() -> Vec<PolicyConfig> {
             beta: None,
             guard_s: Some(30.0),
         },
-        PolicyConfig::Srpt,
+        PolicyConfig::Srpt { limit: None },
+        PolicyConfig::Srpt { limit: Some(0.5) },
+        PolicyConfig::Ranking {
+            starvation_steps: 20,
+            quantum_steps: 5,
+        },
         PolicyConfig::Lpt,
         PolicyConfig::Hrrn,
         PolicyConfig::Aging { tokens_per_s: 2.0 },
-        PolicyConfig::Reserve { at: 0.5 },
+        PolicyConfig::MultiBin { bins: 3 },
+        PolicyConfig::Packing { guard_s: None },
+        PolicyConfig::Packing {
+            guard_s: Some(20.0),
+        },
+        PolicyConfig::Groups,
         PolicyConfig::Las { quantum: 4 },
+        PolicyConfig::Mlfq { quantum: 4 },
     ]
 }
 
@@ -291,8 +325,24 @@ proptest! {
             overflow,
             ..Limits::default()
         };
-        for config in all_policies() {
-            let outcome = run(&requests, config, &limits, &time);
+        let memories = [
+            Memory::AsItComes,
+            Memory::SetAside { at: 0.5 },
+            Memory::Peak { at: 0.5 },
+            Memory::History { window: 5 },
+        ];
+        let groups: Vec<u32> = (0..requests.len() as u32).map(|r| r / 3).collect();
+        let cases = all_policies().into_iter().flat_map(|c| memories.map(|m| (c, m)));
+        for (config, memory) in cases {
+            let policy = config.build().unwrap();
+            let sizes = oracle(&requests);
+            let all = Simulation {
+                memory,
+                groups: &groups,
+                renewal: Some(Renewal { every: 4, size: &|r, g| (r % 40 + g) as f32 }),
+                ..Simulation::new(&requests, &sizes, policy.as_ref(), &limits, &time)
+            };
+            let outcome = all.run().unwrap();
             let times = served(&outcome);
             let tokens: u64 = requests.iter().map(|r| u64::from(r.response_tokens)).sum();
             prop_assert_eq!(outcome.decoded_tokens, tokens, "{:?}", config);
@@ -309,7 +359,7 @@ proptest! {
                 prop_assert!(times.first_token_s <= times.finish_s);
             }
             prop_assert_eq!(outcome.preemptions, times.iter().map(|t| u64::from(t.preemptions)).sum::<u64>());
-            let again = run(&requests, config, &limits, &time);
+            let again = all.run().unwrap();
             prop_assert_eq!(&again.fates, &outcome.fates);
             let figures = figures(&requests, &outcome, &Slo::default(), |_| 1.0).unwrap();
             prop_assert_eq!(figures.completed, requests.len());

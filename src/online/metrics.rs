@@ -4,6 +4,8 @@
 //! TTFT = f - a, E2E = l - a, TPOT = (l - f) / (n - 1) where n > 1, normalised latency =
 //! (l - a) / n, queue wait = admission - a. ITL are all gaps between two tokens.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::engine::Outcome;
@@ -95,6 +97,23 @@ pub struct Figures {
     /// Mean of E2E / (the same request's E2E alone in the engine) by class of answer length,
     /// as [`CLASSES`] parts them; 0 for a class without requests.
     pub slowdown_by_length: [f64; CLASSES.len() + 1],
+    /// Where several answers to a prompt are awaited together: from its arrival to the last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group_e2e_s: Option<Times>,
+}
+
+/// From the first arrival to the last finish of each group, seconds; `groups` are the requests'.
+/// A group that was refused a request counts as far as it was served.
+pub fn group_e2e_s(requests: &[Request], outcome: &Outcome, groups: &[u32]) -> Times {
+    let mut spans: BTreeMap<u32, (f64, f64)> = BTreeMap::new();
+    for ((request, fate), group) in requests.iter().zip(&outcome.fates).zip(groups) {
+        if let Fate::Served(served) = fate {
+            let (first, last) = spans.entry(*group).or_insert((f64::INFINITY, 0.0));
+            *first = first.min(request.arrival_s);
+            *last = last.max(served.finish_s);
+        }
+    }
+    Times::of(spans.values().map(|(first, last)| last - first).collect())
 }
 
 /// Figures of an outcome. `alone_s` says how long a request would take alone.
@@ -185,5 +204,6 @@ pub fn figures(
             _ => 1.0,
         },
         slowdown_by_length: slowdowns.map(|(sum, n)| if n > 0 { sum / n as f64 } else { 0.0 }),
+        group_e2e_s: None,
     })
 }

@@ -3,7 +3,7 @@
 //! where engines refill freed slots at once".
 //!
 //! ```text
-//! arrivals ─▶ queue (policy: who is next) ─▶ engine (slots, token budget, paged KV) ─▶ metrics
+//! arrivals ─▶ queue (policy: who is next) ─▶ memory (is there room) ─▶ engine ─▶ metrics
 //! ```
 //!
 //! Everything here is pure: lengths, forecasts and a [`crate::execute::StepTimeModel`] in,
@@ -11,13 +11,16 @@
 //! event to event, and the steps between two of them are charged in closed form.
 
 pub mod arrivals;
+mod bins;
 pub mod engine;
 mod itl;
 mod kv;
+pub mod memory;
 pub mod metrics;
 pub mod policy;
 mod queue;
 pub mod summary;
+pub mod timeline;
 
 /// One request, as the engine will find it to be.
 #[derive(Debug, Clone, Copy, PartialEq)]

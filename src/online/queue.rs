@@ -1,9 +1,10 @@
 //! The requests that wait, in the order of a policy.
 
 use std::cmp::{Ordering, Reverse};
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
-use super::policy::Queueing;
+use super::bins::Bins;
+use super::policy::{Guard, Queueing};
 
 /// Sizes within so much of each other count as alike where response ratios are compared.
 const CLASS: f64 = 1.05;
@@ -37,28 +38,74 @@ impl PartialEq for Entry {
 
 impl Eq for Entry {}
 
+/// Now, as the parts of a queue measure it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Clock {
+    pub now_s: f64,
+    /// Iterations so far.
+    pub step: u64,
+    /// Blocks that are free.
+    pub free: u64,
+}
+
+/// A request that begins to wait.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Waiter {
+    pub request: u32,
+    pub rank: f64,
+    /// Tokens as foreseen, where response ratios are compared.
+    pub size: f64,
+    /// Blocks that it would be given, where whoever fits is looked for.
+    pub blocks: u64,
+    pub arrival_s: f64,
+}
+
+/// Who is next.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct First {
+    pub request: u32,
+    /// The guard says so, not the rank.
+    pub starved: bool,
+}
+
 /// Waiting requests.
 #[derive(Debug)]
 pub(super) struct Queue {
     queueing: Queueing,
-    guard_s: Option<f64>,
+    guard: Option<Guard>,
     ranked: BinaryHeap<Reverse<Entry>>,
     /// By class of size: whoever came first has the highest ratio of its class.
     classes: BTreeMap<i32, BinaryHeap<Reverse<Entry>>>,
-    /// In order of arrival, for the guard: (request, stamp); those that wait no more are skipped.
-    oldest: BinaryHeap<Reverse<(u32, u32)>>,
+    bins: Bins,
+    /// By what they need, where whoever fits is looked for: (blocks, latest first).
+    needs: BTreeSet<(u64, Reverse<u32>)>,
+    /// By request: its blocks in `needs`.
+    blocks: Vec<u64>,
+    /// For the guard, by since when: (since, request, stamp); those that wait no more are skipped.
+    oldest: BinaryHeap<Reverse<Entry>>,
     /// By request: the stamp of its present waiting, even where it does not wait.
     stamps: Vec<u32>,
     waiting: usize,
 }
 
 impl Queue {
-    pub fn new(requests: usize, queueing: Queueing, guard_s: Option<f64>) -> Queue {
+    /// `sizes` are all requests', tokens as foreseen.
+    pub fn new(sizes: &[f32], queueing: Queueing, guard: Option<Guard>) -> Queue {
+        let requests = sizes.len();
         Queue {
             queueing,
-            guard_s,
+            guard,
             ranked: BinaryHeap::new(),
             classes: BTreeMap::new(),
+            bins: match queueing {
+                Queueing::Batches { bins } => Bins::new(sizes, bins),
+                _ => Bins::default(),
+            },
+            needs: BTreeSet::new(),
+            blocks: match queueing {
+                Queueing::Fitting => vec![0; requests],
+                _ => Vec::new(),
+            },
             oldest: BinaryHeap::new(),
             stamps: vec![0; requests],
             waiting: 0,
@@ -69,8 +116,13 @@ impl Queue {
         self.waiting == 0
     }
 
-    /// A request begins to wait; `size` is asked for where ratios are compared.
-    pub fn push(&mut self, request: u32, rank: f64, size: f64) {
+    pub fn len(&self) -> usize {
+        self.waiting
+    }
+
+    /// A request begins to wait.
+    pub fn push(&mut self, waiter: &Waiter, clock: Clock) {
+        let Waiter { request, rank, .. } = *waiter;
         let stamp = self.stamps[request as usize] + 1;
         self.stamps[request as usize] = stamp;
         self.waiting += 1;
@@ -80,43 +132,100 @@ impl Queue {
             stamp,
         };
         match self.queueing {
-            Queueing::Ranked => {
-                self.ranked.push(Reverse(entry));
-                if self.guard_s.is_some() {
-                    self.oldest.push(Reverse((request, stamp)));
-                }
-            }
+            Queueing::Ranked => self.ranked.push(Reverse(entry)),
             Queueing::ResponseRatio => {
-                let class = (size.max(1.0).ln() / CLASS.ln()).round() as i32;
+                let class = (waiter.size.max(1.0).ln() / CLASS.ln()).round() as i32;
                 let first = Entry { rank: 0.0, ..entry };
                 self.classes.entry(class).or_default().push(Reverse(first));
             }
+            Queueing::Batches { .. } => self.bins.push(request, waiter.size),
+            Queueing::Fitting => {
+                self.blocks[request as usize] = waiter.blocks;
+                self.needs.insert((waiter.blocks, Reverse(request)));
+            }
         }
+        let since = match self.guard {
+            None => return,
+            Some(Guard::Seconds(_)) => waiter.arrival_s,
+            Some(Guard::Steps { .. }) => clock.step as f64,
+        };
+        self.oldest.push(Reverse(Entry {
+            rank: since,
+            ..entry
+        }));
+    }
+
+    /// A waiting request's rank has changed.
+    pub fn rerank(&mut self, request: u32, rank: f64) {
+        let stamp = self.stamps[request as usize] + 1;
+        self.stamps[request as usize] = stamp;
+        self.ranked.push(Reverse(Entry {
+            rank,
+            request,
+            stamp,
+        }));
     }
 
     fn stale(stamps: &[u32], entry: &Entry) -> bool {
         stamps[entry.request as usize] != entry.stamp
     }
 
+    /// Whoever the guard puts before all others.
+    fn starved(&mut self, clock: Clock) -> Option<u32> {
+        let (now, threshold) = match self.guard? {
+            Guard::Seconds(seconds) => (clock.now_s, seconds),
+            Guard::Steps { threshold, .. } => (clock.step as f64, threshold as f64),
+        };
+        while let Some(Reverse(entry)) = self.oldest.peek() {
+            if Self::stale(&self.stamps, entry) {
+                self.oldest.pop();
+            } else if now - entry.rank >= threshold {
+                return Some(entry.request);
+            } else {
+                break;
+            }
+        }
+        None
+    }
+
+    /// The step at which the one that has waited longest starves, under a guard of steps.
+    pub fn starves_at(&mut self) -> Option<u64> {
+        let Some(Guard::Steps { threshold, .. }) = self.guard else {
+            return None;
+        };
+        while let Some(Reverse(entry)) = self.oldest.peek() {
+            if !Self::stale(&self.stamps, entry) {
+                return Some(entry.rank as u64 + threshold);
+            }
+            self.oldest.pop();
+        }
+        None
+    }
+
     /// Who is next at this moment; `arrival_s` knows when requests came.
-    pub fn first(&mut self, now: f64, arrival_s: impl Fn(u32) -> f64) -> Option<u32> {
+    pub fn first(&mut self, clock: Clock, arrival_s: impl Fn(u32) -> f64) -> Option<First> {
         if self.waiting == 0 {
             return None;
         }
-        if self.queueing == Queueing::ResponseRatio {
-            return self.highest_ratio(now, arrival_s);
+        if let Some(request) = self.starved(clock) {
+            return Some(First {
+                request,
+                starved: true,
+            });
         }
-        if let Some(guard) = self.guard_s {
-            while let Some(Reverse((request, stamp))) = self.oldest.peek().copied() {
-                if self.stamps[request as usize] != stamp {
-                    self.oldest.pop();
-                } else if now - arrival_s(request) >= guard {
-                    return Some(request);
-                } else {
-                    break;
-                }
-            }
-        }
+        let request = match self.queueing {
+            Queueing::Ranked => self.lowest_rank(),
+            Queueing::ResponseRatio => self.highest_ratio(clock.now_s, arrival_s),
+            Queueing::Fitting => self.largest_fitting(clock.free),
+            Queueing::Batches { .. } => self.bins.next(),
+        };
+        request.map(|request| First {
+            request,
+            starved: false,
+        })
+    }
+
+    fn lowest_rank(&mut self) -> Option<u32> {
         while let Some(Reverse(entry)) = self.ranked.peek() {
             if !Self::stale(&self.stamps, entry) {
                 return Some(entry.request);
@@ -124,6 +233,19 @@ impl Queue {
             self.ranked.pop();
         }
         None
+    }
+
+    /// The request of the largest need that the free blocks cover; else of the smallest need.
+    fn largest_fitting(&self, free: u64) -> Option<u32> {
+        let fitting = self.needs.range(..=(free, Reverse(0))).next_back();
+        let (_, Reverse(request)) = fitting.or_else(|| self.needs.first())?;
+        Some(*request)
+    }
+
+    /// The engine is empty: a batch of up to `most` requests of one bin is begun, where
+    /// requests are served so.
+    pub fn begin_batch(&mut self, most: usize) {
+        self.bins.begin(most);
     }
 
     fn highest_ratio(&mut self, now: f64, arrival_s: impl Fn(u32) -> f64) -> Option<u32> {
@@ -157,6 +279,14 @@ impl Queue {
         // Its entries are stale from now on, and dropped when they come up.
         self.stamps[request as usize] += 1;
         self.waiting -= 1;
+        match self.queueing {
+            Queueing::Fitting => {
+                let blocks = self.blocks[request as usize];
+                self.needs.remove(&(blocks, Reverse(request)));
+            }
+            Queueing::Batches { .. } => self.bins.take(),
+            Queueing::Ranked | Queueing::ResponseRatio => {}
+        }
     }
 }
 
@@ -164,11 +294,29 @@ impl Queue {
 mod tests {
     use super::*;
 
+    fn at(now_s: f64) -> Clock {
+        Clock {
+            now_s,
+            step: now_s as u64,
+            free: 0,
+        }
+    }
+
+    fn waiter(request: u32, rank: f64, arrivals: &[f64]) -> Waiter {
+        Waiter {
+            request,
+            rank,
+            size: rank,
+            blocks: rank as u64,
+            arrival_s: arrivals[request as usize],
+        }
+    }
+
     fn drain(queue: &mut Queue, now: f64, arrivals: &[f64]) -> Vec<u32> {
         let mut order = Vec::new();
-        while let Some(request) = queue.first(now, |r| arrivals[r as usize]) {
-            queue.take(request);
-            order.push(request);
+        while let Some(first) = queue.first(at(now), |r| arrivals[r as usize]) {
+            queue.take(first.request);
+            order.push(first.request);
         }
         assert!(queue.is_empty());
         order
@@ -176,20 +324,22 @@ mod tests {
 
     #[test]
     fn ranks_go_first_and_ties_by_arrival() {
-        let mut queue = Queue::new(4, Queueing::Ranked, None);
+        let mut queue = Queue::new(&[0.0; 4], Queueing::Ranked, None);
         for (request, rank) in [(0, 5.0), (1, 2.0), (2, 5.0), (3, 2.0)] {
-            queue.push(request, rank, rank);
+            queue.push(&waiter(request, rank, &[0.0; 4]), at(0.0));
         }
-        assert_eq!(drain(&mut queue, 0.0, &[0.0; 4]), [1, 3, 0, 2]);
+        queue.rerank(2, 1.0);
+        assert_eq!(queue.len(), 4);
+        assert_eq!(drain(&mut queue, 0.0, &[0.0; 4]), [2, 1, 3, 0]);
     }
 
     #[test]
     fn the_guard_serves_the_oldest_once_it_has_waited() {
         let arrivals = [0.0, 1.0, 2.0];
         let fill = || {
-            let mut queue = Queue::new(3, Queueing::Ranked, Some(10.0));
+            let mut queue = Queue::new(&[0.0; 3], Queueing::Ranked, Some(Guard::Seconds(10.0)));
             for (request, rank) in [(0, 9.0), (1, 5.0), (2, 1.0)] {
-                queue.push(request, rank, rank);
+                queue.push(&waiter(request, rank, &arrivals), at(0.0));
             }
             queue
         };
@@ -198,22 +348,66 @@ mod tests {
         // One who is displaced waits on with its own arrival.
         let mut queue = fill();
         queue.take(0);
-        queue.push(0, 9.0, 9.0);
-        assert_eq!(queue.waiting, 3);
+        queue.push(&waiter(0, 9.0, &arrivals), at(5.0));
+        assert_eq!(queue.len(), 3);
         assert_eq!(drain(&mut queue, 11.5, &arrivals), [0, 1, 2]);
+    }
+
+    #[test]
+    fn a_guard_of_steps_counts_from_the_last_time_it_ran() {
+        let guard = Guard::Steps {
+            threshold: 10,
+            quantum: 5,
+        };
+        let mut queue = Queue::new(&[0.0; 2], Queueing::Ranked, Some(guard));
+        queue.push(&waiter(0, 9.0, &[0.0; 2]), at(0.0));
+        queue.push(&waiter(1, 1.0, &[0.0; 2]), at(4.0));
+        let first = |queue: &mut Queue, step| queue.first(at(step), |_| 0.0).unwrap();
+        assert_eq!(
+            (
+                first(&mut queue, 9.0).request,
+                first(&mut queue, 9.0).starved
+            ),
+            (1, false)
+        );
+        assert_eq!(
+            (
+                first(&mut queue, 10.0).request,
+                first(&mut queue, 10.0).starved
+            ),
+            (0, true)
+        );
+        queue.take(0);
+        queue.push(&waiter(0, 9.0, &[0.0; 2]), at(12.0));
+        assert_eq!(first(&mut queue, 13.0).request, 1);
     }
 
     #[test]
     fn ratios_weigh_waiting_against_size() {
         let arrivals = [0.0, 9.0];
         let fill = || {
-            let mut queue = Queue::new(2, Queueing::ResponseRatio, None);
-            queue.push(0, 0.0, 100.0);
-            queue.push(1, 0.0, 10.0);
+            let mut queue = Queue::new(&[0.0; 2], Queueing::ResponseRatio, None);
+            queue.push(&waiter(0, 100.0, &arrivals), at(0.0));
+            queue.push(&waiter(1, 10.0, &arrivals), at(9.0));
             queue
         };
+        let first = |now| fill().first(at(now), |r| arrivals[r as usize]).unwrap();
         // 10/100 against 1/10 is about a tie; then 11/100 < 2/10; 9.5/100 > 0.5/10.
-        assert_eq!(fill().first(11.0, |r| arrivals[r as usize]), Some(1));
-        assert_eq!(fill().first(9.5, |r| arrivals[r as usize]), Some(0));
+        assert_eq!(first(11.0).request, 1);
+        assert_eq!(first(9.5).request, 0);
+    }
+
+    #[test]
+    fn the_largest_that_fits_goes_first() {
+        let mut queue = Queue::new(&[0.0; 4], Queueing::Fitting, None);
+        for (request, blocks) in [(0, 9.0), (1, 4.0), (2, 4.0), (3, 1.0)] {
+            queue.push(&waiter(request, blocks, &[0.0; 4]), at(0.0));
+        }
+        let mut next = |free| {
+            let first = queue.first(Clock { free, ..at(0.0) }, |_| 0.0).unwrap();
+            queue.take(first.request);
+            first.request
+        };
+        assert_eq!([next(8), next(8), next(3), next(3)], [1, 2, 3, 0]);
     }
 }

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::metrics::Figures;
+use super::timeline::Moment;
 use crate::error::{Error, Result};
 use crate::evaluate::summary::Measure;
 
@@ -15,6 +16,9 @@ pub struct ArmFigures {
     pub arm: String,
     pub seed: u64,
     pub figures: Figures,
+    /// The engine over time, of the first seed of an experiment of few arms.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub timeline: Vec<Moment>,
 }
 
 /// One arm over its seeds.
@@ -22,6 +26,12 @@ pub struct ArmFigures {
 pub struct OnlineArmSummary {
     pub name: String,
     pub policy: String,
+    /// How memory is reckoned with on admission; empty: as it comes.
+    #[serde(default)]
+    pub memory: String,
+    /// How predictions are renewed; empty: they are not.
+    #[serde(default)]
+    pub repredict: String,
     pub predictor: String,
     pub arrivals: String,
     /// Requests a second, where they are drawn.
@@ -146,6 +156,7 @@ mod tests {
                 output_throughput: 10.0 * mean,
                 ..Figures::default()
             },
+            timeline: Vec::new(),
         };
         let (own, base) = (
             [run("a", 2, 3.0), run("a", 1, 1.0)],

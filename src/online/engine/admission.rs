@@ -3,14 +3,54 @@
 use std::cmp::Reverse;
 
 use super::{Engine, Overflow, Prefill, Row};
+use crate::online::memory::{Memory, own_share};
+use crate::online::policy::Guard;
+use crate::online::queue::{Clock, First, Waiter};
+
+/// Why a running request has to leave.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Cause {
+    /// There is no block left for the next step: anybody may be displaced.
+    Memory,
+    /// One of this rank waits.
+    Rank(f64),
+}
 
 impl Engine<'_> {
+    pub(super) fn clock(&self) -> Clock {
+        Clock {
+            now_s: self.now,
+            step: self.step,
+            free: self.blocks.free().saturating_sub(self.kept_free()),
+        }
+    }
+
+    /// Blocks that an admission leaves free for the rows that grow. An empty engine takes
+    /// whoever fits at all.
+    fn kept_free(&self) -> u64 {
+        let empty = self.decoding == 0 && self.prefills.is_empty();
+        match empty || !self.bounded {
+            true => 0,
+            false => (self.limits.watermark * self.blocks.total() as f64) as u64,
+        }
+    }
+
     pub(super) fn enqueue(&mut self, request: u32, since_s: f64) {
-        self.progress[request as usize].queued_s = since_s;
-        let generated = self.progress[request as usize].generated;
+        let progress = &mut self.progress[request as usize];
+        progress.queued_s = since_s;
+        progress.waiting = true;
+        let generated = progress.generated;
+        self.renew(request, generated);
         let known = self.known(request, generated);
-        let rank = self.policy.rank(&known);
-        self.queue.push(request, rank, f64::from(known.size));
+        let waiter = Waiter {
+            request,
+            rank: self.policy.rank(&known),
+            size: f64::from(known.size),
+            blocks: self.to_hold(request),
+            arrival_s: known.arrival_s,
+        };
+        let clock = self.clock();
+        self.queue.push(&waiter, clock);
     }
 
     /// Takes in whoever has come by now.
@@ -30,28 +70,93 @@ impl Engine<'_> {
         }
     }
 
-    pub(super) fn first_waiting(&mut self) -> Option<u32> {
+    pub(super) fn first_waiting(&mut self) -> Option<First> {
         let requests = self.requests;
-        self.queue
-            .first(self.now, |r| requests[r as usize].arrival_s)
+        let clock = self.clock();
+        self.queue.first(clock, |r| requests[r as usize].arrival_s)
     }
 
-    /// Blocks that a request is given on admission, and whether there are so many: of its
-    /// context with the next token, or of what is set aside for it.
-    pub(super) fn room_for(&self, request: u32) -> (u64, bool) {
+    /// Tokens of a request's answer that memory is reckoned with.
+    fn answer(&self, request: u32) -> u64 {
+        let answers = match self.asked.answers {
+            [] => self.asked.sizes,
+            answers => answers,
+        };
+        answers[request as usize].max(0.0).ceil() as u64
+    }
+
+    /// Blocks that a request is given on admission: of its context with the next token, or of
+    /// what is set aside for it.
+    fn to_hold(&self, request: u32) -> u64 {
         let generated = self.progress[request as usize].generated;
         let prompt = u64::from(self.requests[request as usize].prompt_tokens);
-        let set_aside = self.policy.reserves(&self.known(request, generated));
-        let next = prompt + u64::from(generated) + 1;
-        let held = self.blocks.of(next.max(prompt + u64::from(set_aside)));
-        let held = held.min(self.blocks.total());
-        // An empty engine takes whoever fits at all.
-        let empty = self.decoding == 0 && self.prefills.is_empty();
-        let kept_free = match empty || !self.bounded {
-            true => 0,
-            false => (self.limits.watermark * self.blocks.total() as f64) as u64,
+        let set_aside = match self.asked.memory {
+            Memory::SetAside { .. } => self.answer(request),
+            _ => 0,
         };
-        (held, held + kept_free <= self.blocks.free())
+        let next = prompt + u64::from(generated) + 1;
+        let held = self.blocks.of(next.max(prompt + set_aside));
+        held.min(self.blocks.total())
+    }
+
+    /// Whether admitted requests are reckoned with until they end.
+    fn reckons(&self) -> bool {
+        self.bounded
+            && matches!(
+                self.asked.memory,
+                Memory::Peak { .. } | Memory::History { .. }
+            )
+    }
+
+    /// Steps for which a request that has been given so many tokens is foreseen to go on.
+    fn rest(&self, request: u32, generated: u32) -> u64 {
+        let length = match self.asked.memory {
+            Memory::History { .. } if !self.history.is_empty() => {
+                let longer = self.history.longer_than(generated, own_share(request));
+                longer.map_or(0, u64::from)
+            }
+            _ => self.answer(request),
+        };
+        match length.checked_sub(u64::from(generated)) {
+            Some(rest) if rest > 0 => rest,
+            // Longer than was thought possible: a quarter as much again.
+            _ => u64::from(generated / 4).max(self.blocks.size()),
+        }
+    }
+
+    /// From now on the request is reckoned with as one of `context` tokens.
+    fn reckon(&mut self, request: u32, context: u64, generated: u32) {
+        if self.reckons() {
+            self.ledger.remove(request);
+            let rest = self.rest(request, generated);
+            self.ledger.insert(request, context, self.step, rest);
+        }
+    }
+
+    /// Blocks that a request is given on admission, and whether it may have them.
+    pub(super) fn room_for(&mut self, request: u32) -> (u64, bool) {
+        let held = self.to_hold(request);
+        let kept_free = self.kept_free();
+        let mut fits = held + kept_free <= self.blocks.free();
+        let empty = self.decoding == 0 && self.prefills.is_empty();
+        if fits && !empty && self.reckons() {
+            while let Some((late, context)) = self.ledger.overdue(self.step) {
+                let prompt = u64::from(self.requests[late as usize].prompt_tokens);
+                self.reckon(late, context, context.saturating_sub(prompt) as u32);
+            }
+            let generated = self.progress[request as usize].generated;
+            // Blocks are half full in the mean where a row ends.
+            let spare = (self.blocks.size() - 1) as f64 / 2.0;
+            let peak = self.ledger.peak_with(
+                self.to_prefill(request),
+                self.rest(request, generated),
+                self.step,
+                spare,
+            );
+            let room = (self.blocks.total() - kept_free) * self.blocks.size();
+            fits = peak <= room as f64;
+        }
+        (held, fits)
     }
 
     /// Whether an iteration has no tokens left for another prefill.
@@ -68,8 +173,11 @@ impl Engine<'_> {
 
     /// Fills free slots as far as memory and an iteration's tokens go.
     pub(super) fn admit(&mut self) {
+        if self.decoding == 0 && self.prefills.is_empty() {
+            self.queue.begin_batch(self.limits.slots);
+        }
         while self.vacant.len() > self.prefills.len() && !self.budget_spent() {
-            let Some(request) = self.first_waiting() else {
+            let Some(First { request, starved }) = self.first_waiting() else {
                 return;
             };
             let (held, fits) = self.room_for(request);
@@ -79,7 +187,13 @@ impl Engine<'_> {
             self.queue.take(request);
             self.blocks.take(held);
             let left = self.to_prefill(request);
+            self.reckon(request, left, self.progress[request as usize].generated);
             let done = &mut self.progress[request as usize];
+            done.waiting = false;
+            if let (true, Some(Guard::Steps { .. })) = (starved, self.policy.guard()) {
+                // Through its prefill, and for the guard's quantum from then on.
+                done.kept_until = u64::MAX;
+            }
             self.waited_s += self.now - done.queued_s;
             if !done.admitted {
                 done.admitted = true;
@@ -143,8 +257,41 @@ impl Engine<'_> {
         self.decoding += 1;
         self.context += context;
         let done = &mut self.progress[request as usize];
-        if done.generated == 0 || done.paused {
+        let generated = done.generated;
+        if generated == 0 || done.paused {
             self.fresh.push(request);
+        }
+        if let (u64::MAX, Some(Guard::Steps { quantum, .. })) =
+            (done.kept_until, self.policy.guard())
+        {
+            done.kept_until = self.step + quantum;
+        }
+        self.reckon(request, context, generated);
+    }
+
+    /// A request has its last token.
+    pub(super) fn finish(&mut self, request: u32) {
+        self.progress[request as usize].times.finish_s = self.now;
+        self.last_finish_s = self.now;
+        self.ledger.remove(request);
+        let length = self.requests[request as usize].response_tokens;
+        self.history.add(length);
+        let Some(group) = self.asked.groups.get(request as usize) else {
+            return;
+        };
+        let Some((members, longest)) = self.groups.get_mut(*group as usize) else {
+            return;
+        };
+        if longest.is_some_and(|longest| longest >= length) {
+            return;
+        }
+        *longest = Some(length);
+        for member in members.clone() {
+            let progress = &self.progress[member as usize];
+            if progress.waiting {
+                let known = self.known(member, progress.generated);
+                self.queue.rerank(member, self.policy.rank(&known));
+            }
         }
     }
 
@@ -161,6 +308,7 @@ impl Engine<'_> {
         self.blocks.give(row.held.max(self.blocks.of(context)));
         self.decoding -= 1;
         self.context -= context;
+        self.ledger.remove(row.request);
         let done = &mut self.progress[row.request as usize];
         done.generated += gained as u32;
         Some(row.request)
@@ -169,7 +317,7 @@ impl Engine<'_> {
     /// Displaces rows until one more step has room.
     pub(super) fn make_room(&mut self) {
         while self.blocks.needed(self.step, 1) > self.blocks.free() {
-            if !self.preempt_worst(f64::NEG_INFINITY) {
+            if !self.preempt_worst(Cause::Memory) {
                 return;
             }
         }
@@ -181,50 +329,54 @@ impl Engine<'_> {
         if !self.policy.preempts() {
             return;
         }
-        while let Some(request) = self.first_waiting() {
+        while let Some(First { request, starved }) = self.first_waiting() {
             let full = self.vacant.len() <= self.prefills.len();
             let short = !self.room_for(request).1;
             if self.budget_spent() || (!full && !short) {
                 return;
             }
             let known = self.known(request, self.progress[request as usize].generated);
-            let rank = self.policy.rank(&known);
-            if !self.preempt_worst(rank) {
+            let rank = match starved {
+                true => f64::NEG_INFINITY,
+                false => self.policy.rank(&known),
+            };
+            if !self.preempt_worst(Cause::Rank(rank)) {
                 return;
             }
             self.admit();
         }
     }
 
-    /// Displaces whoever ranks highest of all that run, the latest among equals, if that is
-    /// above `rank`. Whether there was one.
-    pub(super) fn preempt_worst(&mut self, rank: f64) -> bool {
-        let mut worst: Option<(f64, u32, Option<u32>)> = None;
-        let mut consider = |found: f64, request: u32, slot: Option<u32>| {
-            let later = |(r, q, _): (f64, u32, Option<u32>)| {
-                found.total_cmp(&r).then(request.cmp(&q)).is_gt()
-            };
-            if found > rank && worst.is_none_or(later) {
-                worst = Some((found, request, slot));
-            }
-        };
-        for (slot, row) in self.rows.iter().enumerate() {
-            if let Some(row) = row {
-                let generated =
-                    self.progress[row.request as usize].generated + (self.step - row.since) as u32;
-                let known = self.known(row.request, generated);
-                consider(self.policy.rank(&known), row.request, Some(slot as u32));
-            }
-        }
-        for prefill in &self.prefills {
+    /// Displaces whoever ranks highest of all that run and may be displaced, the latest among
+    /// equals. Whether there was one.
+    pub(super) fn preempt_worst(&mut self, cause: Cause) -> bool {
+        let rows = self.rows.iter().enumerate().filter_map(|(slot, row)| {
+            let row = row.as_ref()?;
+            let before = self.progress[row.request as usize].generated;
+            let generated = before + (self.step - row.since) as u32;
+            Some((row.request, generated, Some(slot as u32)))
+        });
+        let prefills = self.prefills.iter().map(|prefill| {
             let generated = self.progress[prefill.request as usize].generated;
-            let known = self.known(prefill.request, generated);
-            consider(self.policy.rank(&known), prefill.request, None);
+            (prefill.request, generated, None)
+        });
+        let mut worst: Option<(f64, u32, Option<u32>)> = None;
+        if self.asked.renewal.is_some() {
+            let running: Vec<_> = rows.chain(prefills).collect();
+            for (request, generated, slot) in running {
+                self.renew(request, generated);
+                worst = self.worse(worst, cause, request, generated, slot);
+            }
+        } else {
+            for (request, generated, slot) in rows.chain(prefills) {
+                worst = self.worse(worst, cause, request, generated, slot);
+            }
         }
         let Some((_, request, slot)) = worst else {
             return false;
         };
         self.preemptions += 1;
+        self.progress[request as usize].kept_until = 0;
         // Tokens whose keys and values are lost.
         let mut lost = 0;
         match slot {
@@ -235,6 +387,7 @@ impl Engine<'_> {
             None => {
                 let at = self.prefills.iter().position(|p| p.request == request);
                 if let Some(prefill) = at.and_then(|at| self.prefills.remove(at)) {
+                    self.ledger.remove(request);
                     self.blocks.give(prefill.held);
                     lost = self.to_prefill(request) - prefill.left;
                 }
@@ -262,5 +415,34 @@ impl Engine<'_> {
         }
         self.enqueue(request, now);
         true
+    }
+
+    /// The one of two that is displaced rather: `worst`, or the running request if it may be.
+    fn worse(
+        &self,
+        worst: Option<(f64, u32, Option<u32>)>,
+        cause: Cause,
+        request: u32,
+        generated: u32,
+        slot: Option<u32>,
+    ) -> Option<(f64, u32, Option<u32>)> {
+        let known = self.known(request, generated);
+        let mut rank = self.policy.rank(&known);
+        let kept = self.progress[request as usize].kept_until > self.step;
+        match cause {
+            Cause::Rank(waiting) => {
+                if rank <= waiting || kept || !self.policy.displaceable(&known) {
+                    return worst;
+                }
+            }
+            // Only if there is nobody else.
+            Cause::Memory if kept => rank = f64::NEG_INFINITY,
+            Cause::Memory => {}
+        }
+        let rather = worst.is_none_or(|(r, q, _)| rank.total_cmp(&r).then(request.cmp(&q)).is_gt());
+        match rather {
+            true => Some((rank, request, slot)),
+            false => worst,
+        }
     }
 }

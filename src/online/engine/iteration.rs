@@ -3,6 +3,8 @@
 use std::cmp::Reverse;
 
 use super::{Engine, Prefill};
+use crate::online::policy::Guard;
+use crate::online::timeline::Moment;
 
 impl Engine<'_> {
     pub(super) fn run(&mut self) {
@@ -71,9 +73,8 @@ impl Engine<'_> {
         }
         done.paused = false;
         if done.generated == self.requests[request as usize].response_tokens {
-            done.times.finish_s = self.now;
-            self.last_finish_s = self.now;
             self.blocks.give(held);
+            self.finish(request);
         } else {
             self.join(request, held);
         }
@@ -94,6 +95,17 @@ impl Engine<'_> {
         }
         if let (Some(quantum), false) = (self.policy.quantum(), self.queue.is_empty()) {
             count = count.min(u64::from(quantum));
+        }
+        if let (Some(Guard::Steps { quantum, .. }), true) =
+            (self.policy.guard(), self.policy.preempts())
+        {
+            // Somebody starves at a step; one who starves already waits for a place that is
+            // kept for others as long as that.
+            match self.queue.starves_at() {
+                Some(step) if step > self.step => count = count.min(step - self.step),
+                Some(_) => count = count.min(quantum.max(1)),
+                None => {}
+            }
         }
         if !self.fresh.is_empty() {
             count = 1;
@@ -120,6 +132,7 @@ impl Engine<'_> {
 
     /// Lets `count` steps of all rows pass in `seconds`, and ends the rows that end with them.
     pub(super) fn advance(&mut self, count: u64, seconds: f64) {
+        self.keep_moment();
         let before = self.blocks.used();
         self.blocks.take(self.blocks.needed(self.step, count));
         let after = self.blocks.used();
@@ -159,6 +172,21 @@ impl Engine<'_> {
         }
     }
 
+    /// Keeps what the engine holds at this moment, now and then.
+    fn keep_moment(&mut self) {
+        if self.timeline.wants(self.now) {
+            self.timeline.add(Moment {
+                at_s: self.now,
+                waiting: self.queue.len(),
+                rows: self.decoding,
+                kv_use: match self.bounded {
+                    true => self.blocks.used() as f64 / self.blocks.total().max(1) as f64,
+                    false => 0.0,
+                },
+            });
+        }
+    }
+
     /// A row's event has come: it ends, or has outgrown what was set aside for it.
     pub(super) fn happen(&mut self, slot: u32, step: u64) {
         let Some(row) = &mut self.rows[slot as usize] else {
@@ -172,8 +200,7 @@ impl Engine<'_> {
             return;
         }
         if let Some(request) = self.leave(slot) {
-            self.progress[request as usize].times.finish_s = self.now;
-            self.last_finish_s = self.now;
+            self.finish(request);
         }
     }
 }

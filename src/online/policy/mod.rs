@@ -3,10 +3,14 @@
 
 mod aging;
 mod fcfs;
+mod feedback;
+mod groups;
 mod hrrn;
 mod least_attained;
 mod longest;
-mod reserving;
+mod multi_bin;
+mod packing;
+mod ranking;
 mod shortest;
 mod shortest_remaining;
 
@@ -14,10 +18,14 @@ use serde::{Deserialize, Serialize};
 
 pub use aging::Aging;
 pub use fcfs::Fcfs;
+pub use feedback::Feedback;
+pub use groups::Groups;
 pub use hrrn::Hrrn;
 pub use least_attained::LeastAttained;
 pub use longest::Longest;
-pub use reserving::Reserving;
+pub use multi_bin::MultiBin;
+pub use packing::Packing;
+pub use ranking::Ranking;
 pub use shortest::Shortest;
 pub use shortest_remaining::ShortestRemaining;
 
@@ -29,10 +37,17 @@ use crate::schedule::Forecast;
 pub struct Known {
     pub arrival_s: f64,
     pub prompt_tokens: u32,
-    /// What [`Policy::size`] made of its forecast, tokens.
+    /// What [`Policy::size`] made of its forecast, tokens; where forecasts are renewed, of the
+    /// latest one.
     pub size: f32,
+    /// The same of the first forecast.
+    pub first_size: f32,
     /// Tokens that it has been given so far.
     pub generated: u32,
+    /// How many of its group come before it; 0 where there are no groups.
+    pub place_in_group: u32,
+    /// The longest answer of its group that has ended, tokens.
+    pub group_longest: Option<u32>,
 }
 
 impl Known {
@@ -49,6 +64,20 @@ pub enum Queueing {
     Ranked,
     /// By the highest response ratio, which grows with waiting.
     ResponseRatio,
+    /// Whoever needs most of the memory that is free.
+    Fitting,
+    /// In bins of like size; whole batches of one bin.
+    Batches { bins: usize },
+}
+
+/// Who goes before all others, whatever the ranks say.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Guard {
+    /// Whoever came so many seconds ago.
+    Seconds(f64),
+    /// Whoever has not run for `threshold` iterations; nobody takes its place until it has
+    /// decoded for `quantum` ones.
+    Steps { threshold: u64, quantum: u64 },
 }
 
 /// Says who is next.
@@ -65,8 +94,7 @@ pub trait Policy: std::fmt::Debug + Send + Sync {
         Queueing::Ranked
     }
 
-    /// Whoever has waited for so many seconds goes before all others.
-    fn guard_s(&self) -> Option<f64> {
+    fn guard(&self) -> Option<Guard> {
         None
     }
 
@@ -75,16 +103,20 @@ pub trait Policy: std::fmt::Debug + Send + Sync {
         false
     }
 
+    /// Whether one who runs may lose its slot to one of a lower rank, where any may.
+    fn displaceable(&self, _known: &Known) -> bool {
+        true
+    }
+
     /// Where ranks change with what has been given: after how many tokens it is looked again
     /// who should run.
     fn quantum(&self) -> Option<u32> {
         None
     }
 
-    /// Tokens of the answer whose memory is set aside on admission; what goes beyond them is
-    /// taken as it comes. Engines of today set nothing aside.
-    fn reserves(&self, _known: &Known) -> u32 {
-        0
+    /// Whether ranks change when an answer of the same group ends.
+    fn learns_from_groups(&self) -> bool {
+        false
     }
 }
 
@@ -97,7 +129,7 @@ pub enum PolicyConfig {
     Fcfs,
     /// Shortest predicted answer first; the size is the quantile `at` of the forecast, or, with
     /// `beta`, its mean and beta times the mean of its upper tenth. With `guard_s` whoever has
-    /// waited so long goes first (vllm-ltr's starvation guard).
+    /// waited so long goes first.
     Sjf {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         at: Option<f64>,
@@ -106,19 +138,37 @@ pub enum PolicyConfig {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         guard_s: Option<f64>,
     },
-    /// Shortest remaining predicted answer first, running ones displaced.
-    Srpt,
+    /// Shortest remaining predicted answer first, running ones displaced; not those that have
+    /// been given `limit` of their first prediction.
+    Srpt {
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        limit: Option<f64>,
+    },
+    /// By predicted rank, running ones displaced, with vllm-ltr's guard against starvation.
+    Ranking {
+        starvation_steps: u64,
+        quantum_steps: u64,
+    },
     /// Longest predicted answer first.
     Lpt,
     /// Highest response ratio next.
     Hrrn,
     /// Shortest first, a second of waiting being worth `tokens_per_s`.
     Aging { tokens_per_s: f64 },
-    /// First come, first served, with the memory of the quantile `at` of the forecast set aside.
-    Reserve { at: f64 },
+    /// Whole batches of one of `bins` bins.
+    MultiBin { bins: usize },
+    /// Whoever needs most of the memory that is free.
+    Packing {
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        guard_s: Option<f64>,
+    },
+    /// Several answers a prompt: a probe of each first, then the longest groups.
+    Groups,
     /// Least attained service first: without any prediction, running ones displaced after
     /// `quantum` tokens.
     Las { quantum: u32 },
+    /// The same in levels that last twice as long each.
+    Mlfq { quantum: u32 },
 }
 
 impl PolicyConfig {
@@ -127,6 +177,7 @@ impl PolicyConfig {
     pub fn build(&self) -> Result<Box<dyn Policy>> {
         let level = |at: f64| (0.0..=1.0).contains(&at);
         let positive = |x: f64| x > 0.0 && x.is_finite();
+        let wrong = |what: &str| Err(Error::Usage(what.into()));
         Ok(match *self {
             PolicyConfig::Fcfs => Box::new(Fcfs),
             PolicyConfig::Sjf { at, beta, guard_s } => {
@@ -135,31 +186,61 @@ impl PolicyConfig {
                     || guard_s.is_some_and(|s| !positive(s))
                     || (at.is_some() && beta.is_some())
                 {
-                    return Err(Error::Usage(
+                    return wrong(
                         "the policy sjf takes `at` from 0 to 1 or `beta` from 0, and `guard_s` \
-                         above 0"
-                            .into(),
-                    ));
+                         above 0",
+                    );
                 }
                 Box::new(Shortest { at, beta, guard_s })
             }
-            PolicyConfig::Srpt => Box::new(ShortestRemaining),
+            PolicyConfig::Srpt { limit } => {
+                if limit.is_some_and(|limit| !positive(limit)) {
+                    return wrong("the policy srpt takes a `limit` above 0");
+                }
+                Box::new(ShortestRemaining { limit })
+            }
+            PolicyConfig::Ranking {
+                starvation_steps,
+                quantum_steps,
+            } => {
+                let fits = |steps: u64| (1..=1 << 40).contains(&steps);
+                if !fits(starvation_steps) || !fits(quantum_steps) {
+                    return wrong(
+                        "the policy ranking takes `starvation_steps` and `quantum_steps` of at \
+                         least 1",
+                    );
+                }
+                Box::new(Ranking {
+                    starvation_steps,
+                    quantum_steps,
+                })
+            }
             PolicyConfig::Lpt => Box::new(Longest),
             PolicyConfig::Hrrn => Box::new(Hrrn),
-            PolicyConfig::Aging { tokens_per_s } if positive(tokens_per_s) => {
+            PolicyConfig::Aging { tokens_per_s } => {
+                if !positive(tokens_per_s) {
+                    return wrong("the policy aging takes `tokens_per_s` above 0");
+                }
                 Box::new(Aging { tokens_per_s })
             }
-            PolicyConfig::Reserve { at } if level(at) => Box::new(Reserving { at }),
-            PolicyConfig::Las { quantum } if quantum > 0 => Box::new(LeastAttained { quantum }),
-            PolicyConfig::Aging { .. }
-            | PolicyConfig::Reserve { .. }
-            | PolicyConfig::Las { .. } => {
-                return Err(Error::Usage(
-                    "the policies aging, reserve and las take `tokens_per_s` above 0, `at` from \
-                     0 to 1 and `quantum` of at least 1"
-                        .into(),
-                ));
+            PolicyConfig::MultiBin { bins } => {
+                if bins == 0 || bins > 1 << 16 {
+                    return wrong("the policy multi-bin takes `bins` from 1 to 65536");
+                }
+                Box::new(MultiBin { bins })
             }
+            PolicyConfig::Packing { guard_s } => {
+                if guard_s.is_some_and(|s| !positive(s)) {
+                    return wrong("the policy packing takes `guard_s` above 0");
+                }
+                Box::new(Packing { guard_s })
+            }
+            PolicyConfig::Groups => Box::new(Groups),
+            PolicyConfig::Las { quantum } | PolicyConfig::Mlfq { quantum } if quantum == 0 => {
+                return wrong("the policies las and mlfq take a `quantum` of at least 1 token");
+            }
+            PolicyConfig::Las { quantum } => Box::new(LeastAttained { quantum }),
+            PolicyConfig::Mlfq { quantum } => Box::new(Feedback { quantum }),
         })
     }
 
@@ -180,12 +261,22 @@ impl PolicyConfig {
                 }
                 name
             }
-            PolicyConfig::Srpt => "srpt".into(),
+            PolicyConfig::Srpt { limit: None } => "srpt".into(),
+            PolicyConfig::Srpt { limit: Some(limit) } => format!("srpt, kept after {limit}"),
+            PolicyConfig::Ranking {
+                starvation_steps, ..
+            } => format!("ranking, guard {starvation_steps} steps"),
             PolicyConfig::Lpt => "lpt".into(),
             PolicyConfig::Hrrn => "hrrn".into(),
             PolicyConfig::Aging { tokens_per_s } => format!("aging, {tokens_per_s} tokens/s"),
-            PolicyConfig::Reserve { at } => format!("fcfs, memory for {at} set aside"),
+            PolicyConfig::MultiBin { bins } => format!("{bins} bins"),
+            PolicyConfig::Packing { guard_s: None } => "packing".into(),
+            PolicyConfig::Packing {
+                guard_s: Some(guard),
+            } => format!("packing, guard {guard} s"),
+            PolicyConfig::Groups => "groups".into(),
             PolicyConfig::Las { quantum } => format!("las, {quantum} tokens"),
+            PolicyConfig::Mlfq { quantum } => format!("mlfq, {quantum} tokens"),
         }
     }
 }

@@ -1,7 +1,7 @@
-//! Shortest job first, by prediction: SSJF (Qiu et al. 2024), and with a guard vllm-ltr's
-//! ranking (Fu et al. 2024), which needs the order of lengths only.
+//! Shortest job first, by prediction: SSJF (Qiu et al. 2024). Nobody who runs is displaced;
+//! with a guard nobody starves.
 
-use super::{Known, Policy};
+use super::{Guard, Known, Policy};
 use crate::schedule::Forecast;
 
 /// Share of the distribution whose mean is added: the upper tenth.
@@ -36,7 +36,7 @@ impl Policy for Shortest {
         f64::from(known.size)
     }
 
-    fn guard_s(&self) -> Option<f64> {
-        self.guard_s
+    fn guard(&self) -> Option<Guard> {
+        self.guard_s.map(Guard::Seconds)
     }
 }
