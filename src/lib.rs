@@ -16,7 +16,8 @@
 //! * [`table`] streams the rows of others' files; [`instruction`] reads instruction sets;
 //!   [`dataset`] turns them into length datasets by sampling [`model`] through [`engine`], or a
 //!   server through [`endpoint`], and reads, imports, describes and stores those datasets.
-//! * [`train`] and [`lora`] tune adapters; [`predictor`] holds everything that foresees lengths.
+//! * [`train`] and [`lora`] tune adapters; [`predictor`] holds everything that foresees lengths,
+//!   and puts predictions as hints to serving engines.
 //! * [`schedule`] is pure: predictions in, micro-batches out. [`execute`] runs micro-batches on
 //!   the real model (`live`) or from recorded lengths (`replay`).
 //! * [`online`] simulates serving over time: arrivals, continuous batching under a memory budget,

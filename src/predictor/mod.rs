@@ -9,6 +9,7 @@ mod fitted_file;
 pub mod from_file;
 pub mod head;
 pub mod held_out;
+pub mod hints;
 pub mod known;
 pub mod len_token;
 pub mod length_scale;

@@ -14,6 +14,7 @@ mod evaluation;
 mod experiment;
 mod faults;
 mod heads;
+mod hints;
 mod import;
 mod lengths;
 mod live;
