@@ -258,7 +258,7 @@ fn prepare(
         together(&mut order, &mut times, &of);
         groups = order.iter().map(|r| of[*r]).collect();
     }
-    let prompts = workload.prompt_tokens();
+    let (prompts, _) = workload.estimated_prompts();
     let policy = online.policy.build()?;
     // By request: what is said of one does not hang on when it comes.
     let mut rng = ChaCha8Rng::seed_from_u64(seed ^ 0x5eed);
@@ -351,6 +351,7 @@ fn summarise(
             .find(alike)
             .unwrap_or(&experiment.arms[0])
     };
+    let (_, estimated_prompts) = workload.estimated_prompts();
     let mut arms = Vec::new();
     for arm in &experiment.arms {
         let own = of(arm);
@@ -369,6 +370,7 @@ fn summarise(
             slots: online.limits.slots,
             kv_tokens: online.limits.kv_tokens,
             requests: workload.instances.len(),
+            estimated_prompts,
             compared_with: base.name.clone(),
             seeds: own.iter().map(|run| run.seed).collect(),
             queue_formed: figures.get("waiting_mean").is_some_and(|w| w.mean >= 1.0),

@@ -51,8 +51,9 @@ impl Queries {
         workload: &Workload<'_>,
         lengths: &[usize],
     ) -> Result<Arc<[Forecast]>> {
-        // Only where the seed draws the served answers can it change a prediction (oracle's).
-        let drawn = (workload.served == Served::Random).then_some(seed);
+        // Only the oracle sees the served answers, which a seed may draw.
+        let drawn = workload.served == Served::Random && arm.predictor == "oracle";
+        let drawn = drawn.then_some(seed);
         let key = (predictor_key(arm), drawn, arm.schedule.max_new_tokens);
         if let Some(known) = self.remembered.borrow().get(&key) {
             return Ok(known.clone());

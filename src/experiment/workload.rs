@@ -15,6 +15,12 @@ use crate::model::{ChatModel, ModelConfig};
 /// Tokens of the vicuna_v1.1 template around an instruction, in Llama's tokenizer.
 const VICUNA_TEMPLATE: usize = 40;
 
+/// Tokens of a prompt whose length is not recorded: the template's, and one for every four
+/// characters.
+fn estimated_prompt(instruction: &str) -> usize {
+    VICUNA_TEMPLATE + instruction.chars().count().div_ceil(4)
+}
+
 /// The requests of an experiment, in the order of the dataset.
 pub struct Workload<'d> {
     /// By request: its instruction with all recorded answers.
@@ -100,6 +106,22 @@ impl<'d> Workload<'d> {
         all.then(|| self.answers.iter().map(|(_, group)| *group).collect())
     }
 
+    /// Prompt lengths by request, tokens; where the dataset does not know one but has its text it
+    /// is estimated, and how many were.
+    pub(super) fn estimated_prompts(&self) -> (Vec<usize>, usize) {
+        let mut estimated = 0;
+        let lengths = self.instances.iter().map(|instance| {
+            match (instance.samples[0].prompt_tokens, instance.instruction) {
+                (0, text) if !text.is_empty() => {
+                    estimated += 1;
+                    estimated_prompt(text)
+                }
+                (known, _) => known as usize,
+            }
+        });
+        (lengths.collect(), estimated)
+    }
+
     /// Prompt lengths by request, tokens; 0 where the dataset does not know.
     pub(super) fn prompt_tokens(&self) -> Vec<usize> {
         self.instances
@@ -125,7 +147,7 @@ impl<'d> Workload<'d> {
         requests
             .map(|(index, instance)| {
                 let len = match instance.samples[0].prompt_tokens as usize {
-                    0 => VICUNA_TEMPLATE + instance.instruction.chars().count().div_ceil(4),
+                    0 => estimated_prompt(instance.instruction),
                     known => known,
                 };
                 fits(instance.instruction_id, len, new_tokens, most)?;

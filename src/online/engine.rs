@@ -474,5 +474,7 @@ impl<'a> Engine<'a> {
 }
 
 #[cfg(test)]
+mod policy_tests;
+#[cfg(test)]
 #[path = "engine_tests.rs"]
 mod tests;

@@ -41,6 +41,10 @@ pub struct OnlineArmSummary {
     /// 0: without end.
     pub kv_tokens: u64,
     pub requests: usize,
+    /// Of these, how many prompts' lengths the dataset does not know: they were estimated as a
+    /// template and a token for every four characters.
+    #[serde(default)]
+    pub estimated_prompts: usize,
     pub seeds: Vec<u64>,
     /// Every figure of [`Figures`] by its path, e.g. `e2e_s.p99`.
     pub figures: BTreeMap<String, Measure>,

@@ -100,7 +100,7 @@ impl Engine<'_> {
     }
 
     /// Whether admitted requests are reckoned with until they end.
-    fn reckons(&self) -> bool {
+    pub(super) fn reckons(&self) -> bool {
         self.bounded
             && matches!(
                 self.asked.memory,

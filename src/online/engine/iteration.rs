@@ -93,8 +93,11 @@ impl Engine<'_> {
         if let (true, Some(request)) = (listens, self.requests.get(self.next)) {
             count = count.min(self.steps_until(request.arrival_s));
         }
-        if let (Some(quantum), false) = (self.policy.quantum(), self.queue.is_empty()) {
-            count = count.min(u64::from(quantum));
+        let renewed = self.asked.renewal.filter(|_| self.policy.preempts());
+        for looks_again in [self.policy.quantum(), renewed.map(|r| r.every)] {
+            if let (Some(tokens), false) = (looks_again, self.queue.is_empty()) {
+                count = count.min(u64::from(tokens));
+            }
         }
         if let (Some(Guard::Steps { quantum, .. }), true) =
             (self.policy.guard(), self.policy.preempts())
@@ -106,6 +109,11 @@ impl Engine<'_> {
                 Some(_) => count = count.min(quantum.max(1)),
                 None => {}
             }
+        }
+        if self.reckons() && !self.vacant.is_empty() && !self.queue.is_empty() {
+            // What the running ones will hold at most together falls as they come nearer to
+            // their ends.
+            count = count.min(self.blocks.size());
         }
         if !self.fresh.is_empty() {
             count = 1;
