@@ -65,6 +65,17 @@ impl Default for Limits {
 }
 
 impl Limits {
+    /// Memory without end and prompts that are prefilled whole, all those that are admitted
+    /// together: the built-in engine. Here their prefill and a step of the rows are one
+    /// iteration, there they are two; over whole answers that is a fraction of a percent.
+    pub fn whole_prompts(slots: usize) -> Limits {
+        Limits {
+            slots,
+            token_budget: 1 << 30,
+            ..Limits::default()
+        }
+    }
+
     /// # Errors
     /// Limits under which nothing could run.
     pub fn validate(&self) -> Result<()> {
@@ -91,7 +102,7 @@ impl Limits {
 }
 
 /// What a run came to.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Outcome {
     /// In the order of the requests.
     pub fates: Vec<Fate>,
@@ -113,7 +124,7 @@ pub struct Outcome {
     pub rows_mean: f64,
     /// Waiting requests, mean over the makespan.
     pub waiting_mean: f64,
-    gaps: Gaps,
+    pub(crate) gaps: Gaps,
 }
 
 impl Outcome {

@@ -9,14 +9,15 @@
 //! Everything here is pure: lengths, forecasts and a [`crate::execute::StepTimeModel`] in,
 //! what became of every request out. Nothing is simulated token by token: time moves from
 //! event to event, and the steps between two of them are charged in closed form.
+//! [`crate::execute::serve`] does on a real model, over wall time, what is simulated here.
 
 pub mod arrivals;
 pub mod engine;
-mod itl;
+pub(crate) mod itl;
 mod kv;
 pub mod metrics;
 pub mod policy;
-mod queue;
+pub(crate) mod queue;
 pub mod summary;
 
 /// One request, as the engine will find it to be.

@@ -39,7 +39,7 @@ impl Eq for Entry {}
 
 /// Waiting requests.
 #[derive(Debug)]
-pub(super) struct Queue {
+pub(crate) struct Queue {
     queueing: Queueing,
     guard_s: Option<f64>,
     ranked: BinaryHeap<Reverse<Entry>>,
