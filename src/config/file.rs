@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use super::online::{ArrivalsKey, OverflowKey, PolicyKey, spell_out};
+use super::online::{ArrivalsKey, OverflowKey, PolicyKey, leave_out_simulated, spell_out};
 use super::{Arm, ExecutorConfig, ExecutorKind, Experiment, Served};
 use crate::dataset::{Label, Split};
 use crate::online::metrics::Slo;
@@ -254,7 +254,15 @@ impl From<&Experiment> for ExperimentFile {
                 step_time: experiment.executor.step_time.clone(),
             },
             defaults: ArmKeys::default(),
-            arm: experiment.arms.iter().map(ArmKeys::from).collect(),
+            arm: (experiment.arms.iter())
+                .map(|arm| {
+                    let mut keys = ArmKeys::from(arm);
+                    if arm.online.is_some() && experiment.executor.kind != ExecutorKind::Replay {
+                        leave_out_simulated(&mut keys);
+                    }
+                    keys
+                })
+                .collect(),
             sweep: Vec::new(),
         }
     }

@@ -17,6 +17,7 @@ mod heads;
 mod import;
 mod lengths;
 mod live;
+mod live_arrivals;
 mod live_forced;
 mod no_model;
 mod readme;
