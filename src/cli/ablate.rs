@@ -20,6 +20,7 @@ use super::{Global, interrupt, progress};
 ///   lenaware ablate --config experiments/table5.toml
 ///   lenaware ablate --config experiments/live.toml --dry-run
 ///   lenaware ablate --config experiments/policies.toml
+///   lenaware ablate --config experiments/live-policies.toml
 #[derive(Args)]
 #[command(verbatim_doc_comment)]
 pub struct Arguments {
@@ -72,7 +73,7 @@ pub fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-/// Simulates requests that arrive over time.
+/// Simulates or serves requests that arrive over time.
 fn run_online(
     global: &Global,
     experiment: &Experiment,
@@ -84,7 +85,7 @@ fn run_online(
         place: global.place()?,
         root: &arguments.results,
         resume: arguments.resume,
-        on_progress: &|_| (),
+        on_progress: &|p| tell(global, experiment, p),
         stop: &interrupt::check,
     };
     let run = experiment::run_online(experiment, workshop, &options)?;
@@ -135,13 +136,6 @@ pub fn execute(
     resume: bool,
 ) -> Result<Run> {
     interrupt::listen();
-    let live = experiment.executor.kind != ExecutorKind::Replay;
-    let tell = |p: &Progress<'_>| {
-        if live {
-            let line = format!("[{}/{}] {} (seed {})", p.done + 1, p.total, p.arm, p.seed);
-            progress::say(global, &line);
-        }
-    };
     experiment::run(
         experiment,
         workshop,
@@ -149,8 +143,16 @@ pub fn execute(
             place: global.place()?,
             root: results,
             resume,
-            on_progress: &tell,
+            on_progress: &|p| tell(global, experiment, p),
             stop: &interrupt::check,
         },
     )
+}
+
+/// Says which arm of a live run begins.
+fn tell(global: &Global, experiment: &Experiment, p: &Progress<'_>) {
+    if experiment.executor.kind != ExecutorKind::Replay {
+        let line = format!("[{}/{}] {} (seed {})", p.done + 1, p.total, p.arm, p.seed);
+        progress::say(global, &line);
+    }
 }

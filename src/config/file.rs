@@ -3,7 +3,9 @@
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use super::online::{ArrivalsKey, MemoryKey, OverflowKey, PolicyKey, Repredict, spell_out};
+use super::online::{
+    ArrivalsKey, MemoryKey, OverflowKey, PolicyKey, Repredict, leave_out_simulated, spell_out,
+};
 use super::{Arm, ExecutorConfig, ExecutorKind, Experiment, Served};
 use crate::dataset::{Label, Split};
 use crate::online::metrics::Slo;
@@ -258,7 +260,15 @@ impl From<&Experiment> for ExperimentFile {
                 step_time: experiment.executor.step_time.clone(),
             },
             defaults: ArmKeys::default(),
-            arm: experiment.arms.iter().map(ArmKeys::from).collect(),
+            arm: (experiment.arms.iter())
+                .map(|arm| {
+                    let mut keys = ArmKeys::from(arm);
+                    if arm.online.is_some() && experiment.executor.kind != ExecutorKind::Replay {
+                        leave_out_simulated(&mut keys);
+                    }
+                    keys
+                })
+                .collect(),
             sweep: Vec::new(),
         }
     }

@@ -157,26 +157,22 @@ impl Experiment {
             if let Err(error) = arrivals.validate() {
                 return at("workload", &error.to_string());
             }
-            if file.executor.kind != ExecutorKind::Replay {
-                return at(
-                    "executor",
-                    "requests that arrive over time are simulated: use `kind = \"replay\"`",
-                );
-            }
         } else if file.workload.slo.is_some() {
             return at("workload", "`slo` needs `arrivals`");
         }
 
+        let live = file.executor.kind != ExecutorKind::Replay;
         let mut arms = Vec::new();
         for (place, keys) in file.arm.iter().enumerate() {
             let merged = keys.clone().over(&file.defaults);
-            arms.push(resolve(merged, arrivals, |message| {
+            arms.push(resolve(merged, arrivals, live, |message| {
                 source.in_section("arm", place, message)
             })?);
         }
         for (place, swept) in file.sweep.iter().enumerate() {
             for keys in sweep::expand(swept, &file.arm, &source, place)? {
-                arms.push(resolve(keys.over(&file.defaults), arrivals, |message| {
+                let merged = keys.over(&file.defaults);
+                arms.push(resolve(merged, arrivals, live, |message| {
                     source.in_section("sweep", place, message)
                 })?);
             }
@@ -232,13 +228,14 @@ impl Experiment {
 fn resolve(
     keys: ArmKeys,
     arrivals: Option<Arrivals>,
+    live: bool,
     mistake: impl Fn(&str) -> Error,
 ) -> Result<Arm> {
     let Some(name) = keys.name.clone().filter(|name| !name.trim().is_empty()) else {
         return Err(mistake("an arm needs a `name`"));
     };
     let built_in = ScheduleOptions::default();
-    let online = online::resolve(&keys, arrivals)
+    let online = online::resolve(&keys, arrivals, live)
         .map_err(|error| mistake(&format!("arm '{name}': {error}")))?;
     if online.is_some() {
         let schedule = ScheduleOptions {
@@ -451,10 +448,39 @@ group_size = [64, 256]
         assert!(sorted.contains("`scheduling`"), "{sorted}");
         let unknown = refusal(&format!("{base}[[arm]]\nname = 'a'\npolicy = 'sjff'\n"));
         assert!(unknown.contains("sjf"), "{unknown}");
-        let live = refusal(&format!(
-            "{base}[executor]\nkind = 'live'\n[[arm]]\nname = 'a'\n"
-        ));
-        assert!(live.contains("simulated"), "{live}");
+    }
+
+    #[test]
+    fn live_arms_refuse_what_the_engine_cannot_do() {
+        let base = "[experiment]\nname = 'x'\n[workload]\narrivals = 'at-once'\n\
+                    [executor]\nkind = 'live'\n[[arm]]\nname = 'a'\n";
+        let experiment = parse(&format!(
+            "{base}policy = {{ kind = 'sjf', guard_s = 9.0 }}\nnoise = 0.5\nbatch_size = 4\n\
+             kv_tokens = 0\n"
+        ))
+        .expect("reads");
+        let online = experiment.arms[0].online.expect("arrives");
+        assert_eq!((online.limits.slots, online.limits.kv_tokens), (4, 0));
+        let written = experiment.to_toml().expect("writes");
+        assert_eq!(parse(&written).expect("reads"), experiment, "{written}");
+        assert!(!written.contains("token_budget"), "{written}");
+        for key in [
+            "policy = 'srpt'",
+            "policy = { kind = 'las', quantum = 32 }",
+            "policy = { kind = 'reserve', at = 0.9 }",
+            "kv_tokens = 4096",
+            "token_budget = 512",
+            "block = 16",
+            "watermark = 0.0",
+            "overflow = 'recompute'",
+        ] {
+            let message = refusal(&format!("{base}{key}\n"));
+            let name = key.split(' ').next().expect("a key");
+            assert!(
+                message.contains(&format!("`{name}` is beyond")) && message.contains("replay"),
+                "{message}"
+            );
+        }
     }
 
     #[test]

@@ -48,11 +48,15 @@ impl Repredict {
     }
 }
 
-/// Reads an arm's keys; `arrivals` are the workload's.
+/// Reads an arm's keys; `arrivals` are the workload's, `live` whether a real engine serves them.
 ///
 /// # Errors
 /// What is wrong with them, in words.
-pub(super) fn resolve(keys: &ArmKeys, arrivals: Option<Arrivals>) -> Result<Option<OnlineArm>> {
+pub(super) fn resolve(
+    keys: &ArmKeys,
+    arrivals: Option<Arrivals>,
+    live: bool,
+) -> Result<Option<OnlineArm>> {
     let wrong = |message: &str| Err(Error::Usage(message.into()));
     let Some(arrivals) = arrivals else {
         return match named(keys) {
@@ -87,7 +91,16 @@ pub(super) fn resolve(keys: &ArmKeys, arrivals: Option<Arrivals>) -> Result<Opti
              batches out",
         );
     }
-    let built_in = Limits::default();
+    if live && let Some((key, remedy)) = beyond_live(keys) {
+        return wrong(&format!(
+            "`{key}` is beyond the built-in engine, which prefills whole prompts, keeps all keys \
+             and values and displaces nobody: {remedy}, or simulate with `kind = \"replay\"`"
+        ));
+    }
+    let built_in = match live {
+        true => Limits::whole_prompts(Limits::default().slots),
+        false => Limits::default(),
+    };
     let limits = Limits {
         slots: keys.batch_size.unwrap_or(built_in.slots),
         token_budget: keys.token_budget.unwrap_or(built_in.token_budget),
@@ -123,6 +136,51 @@ pub(super) fn resolve(keys: &ArmKeys, arrivals: Option<Arrivals>) -> Result<Opti
         repredict: keys.repredict,
         noise,
     }))
+}
+
+/// A key whose value the built-in engine cannot do, where there is one, and what to do instead.
+fn beyond_live(keys: &ArmKeys) -> Option<(&'static str, &'static str)> {
+    let policy = keys.policy.map_or(PolicyConfig::Fcfs, |p| p.0);
+    // Those that order who waits, and leave alone who runs.
+    let orders = matches!(
+        policy,
+        PolicyConfig::Fcfs
+            | PolicyConfig::Sjf { .. }
+            | PolicyConfig::Lpt
+            | PolicyConfig::Hrrn
+            | PolicyConfig::Aging { .. }
+    );
+    [
+        (
+            "policy",
+            !orders,
+            "take one of fcfs, sjf, lpt, hrrn and aging",
+        ),
+        (
+            "kv_tokens",
+            keys.kv_tokens.is_some_and(|n| n > 0),
+            "leave it out",
+        ),
+        ("token_budget", keys.token_budget.is_some(), "leave it out"),
+        ("block", keys.block.is_some(), "leave it out"),
+        ("watermark", keys.watermark.is_some(), "leave it out"),
+        ("overflow", keys.overflow.is_some(), "leave it out"),
+        ("memory", keys.memory.is_some(), "leave it out"),
+        ("repredict", keys.repredict.is_some(), "leave it out"),
+    ]
+    .into_iter()
+    .find_map(|(key, beyond, remedy)| beyond.then_some((key, remedy)))
+}
+
+/// Leaves out what [`resolve`] refuses of a live arm.
+pub(super) fn leave_out_simulated(keys: &mut ArmKeys) {
+    keys.kv_tokens = None;
+    keys.token_budget = None;
+    keys.block = None;
+    keys.watermark = None;
+    keys.overflow = None;
+    keys.memory = None;
+    keys.repredict = None;
 }
 
 /// A key that only serving over time has, where one is given.

@@ -87,6 +87,10 @@ pub trait Observer {
     /// A request ended. An error stops the run.
     fn finished(&mut self, response: Response) -> Result<()>;
 
+    /// A request has its next token, the `tokens`th of its answer; told before
+    /// [`Observer::finished`].
+    fn received(&mut self, _id: usize, _tokens: usize) {}
+
     /// After each step; `Break` stops the run and drops the requests in flight.
     fn stepped(&mut self, _stats: &RunStats) -> ControlFlow<()> {
         ControlFlow::Continue(())
@@ -165,6 +169,8 @@ impl<'m> Engine<'m> {
     }
 
     /// Takes requests from `next` until it has none left, and tells `observer` of each answer.
+    /// Under [`Batching::Continuous`] `next` is asked before every step for which a slot is
+    /// free, so what it gives may depend on the time; once nothing runs, `None` ends the call.
     ///
     /// # Errors
     /// A request that does not fit a slot (before anything of it is computed), or whatever
@@ -332,6 +338,7 @@ impl Sequence {
     ) -> Result<()> {
         self.tokens.push(token);
         stats.generated_tokens += 1;
+        observer.received(self.request.id, self.tokens.len());
         let ended = end_tokens.contains(&token);
         self.done = ended || self.tokens.len() >= self.request.max_new_tokens;
         if self.done {

@@ -28,14 +28,14 @@ pub struct LiveRequest {
 /// Runs micro-batches on a model. Shared prefixes are computed for every request, so that no
 /// arm gains from what another left in the cache.
 pub struct LiveExecutor<'m> {
-    model: &'m dyn Model,
+    pub(super) model: &'m dyn Model,
     requests: &'m [LiveRequest],
     /// Response tokens by request, where they are forced.
-    lengths: Option<&'m [usize]>,
-    max_new_tokens: usize,
+    pub(super) lengths: Option<&'m [usize]>,
+    pub(super) max_new_tokens: usize,
     /// Asked after every step whether to stop.
-    stop: &'m dyn Fn() -> ControlFlow<()>,
-    outputs: BTreeMap<usize, Vec<u32>>,
+    pub(super) stop: &'m dyn Fn() -> ControlFlow<()>,
+    pub(super) outputs: BTreeMap<usize, Vec<u32>>,
     /// What batches that keep their unfinished requests run in, with as many slots.
     session: Option<Session<'m>>,
     kept_slots: usize,
@@ -86,7 +86,7 @@ impl<'m> LiveExecutor<'m> {
     }
 
     /// A request of the workload as the engine takes it, cut at `cap` tokens.
-    fn request(&self, id: usize, cap: usize) -> Request {
+    pub(super) fn request(&self, id: usize, cap: usize) -> Request {
         let LiveRequest {
             prompt,
             temperature,

@@ -8,11 +8,13 @@ pub mod measure;
 #[cfg(test)]
 mod paper_numbers;
 pub mod replay;
+pub mod serve;
 pub mod step_time;
 
 pub use driver::run_arm;
 pub use live::{LiveExecutor, LiveRequest};
 pub use replay::ReplayExecutor;
+pub use serve::Arriving;
 pub use step_time::StepTimeModel;
 
 use crate::error::Result;

@@ -37,8 +37,11 @@ pub fn estimate(experiment: &Experiment, threads: usize) -> Result<Estimate> {
     let order = arrival_order(lengths.len(), seed);
     if experiment.workload.arrivals.is_some() {
         let begun = Instant::now();
-        super::online::try_out(experiment, &workload, &step_time)?;
-        let each_seed = begun.elapsed().as_secs_f64() / threads.max(1) as f64;
+        let simulated = super::online::try_out(experiment, &workload, &step_time)?;
+        let each_seed = match experiment.executor.kind {
+            ExecutorKind::Replay => begun.elapsed().as_secs_f64() / threads.max(1) as f64,
+            ExecutorKind::Live | ExecutorKind::LiveForced => simulated,
+        };
         return Ok(Estimate {
             runs: experiment.arms.len() * experiment.seeds.len(),
             requests: lengths.len(),

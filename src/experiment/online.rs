@@ -1,5 +1,5 @@
-//! Runs an experiment whose requests arrive over time: arms x seeds in simulated time, on all
-//! cores, into a run directory, resumable by arm and seed.
+//! Runs an experiment whose requests arrive over time: arms x seeds, in simulated time on all
+//! cores or one by one on a real model, into a run directory, resumable by arm and seed.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, StandardNormal};
 
-use crate::config::{Arm, Experiment, OnlineArm, Repredict};
+use crate::config::{Arm, ExecutorKind, Experiment, OnlineArm, Repredict};
 use crate::dataset::embedded;
 use crate::error::{Error, Result};
 use crate::execute::StepTimeModel;
@@ -23,8 +23,10 @@ use crate::report::online::{OnlineDirectory, draw_online};
 use crate::schedule::{Forecast, arrival_order};
 
 use super::queries::Queries;
+use super::serve::{measured_figures, same_answers};
+use super::stage::Stage;
 use super::workload::Workload;
-use super::{RunOptions, at_once, open_directory};
+use super::{Progress, RunOptions, at_once, open_directory};
 
 /// Arms at most of which the engine over time is kept.
 const TIMELINES: usize = 24;
@@ -36,11 +38,11 @@ pub struct OnlineRun {
     pub summary: OnlineSummary,
 }
 
-/// Simulates every arm under every seed.
+/// Simulates or serves every arm under every seed.
 ///
 /// # Errors
-/// Anything wrong with dataset or predictors, or [`Error::Interrupted`]; finished arms are kept
-/// then.
+/// Anything wrong with dataset, model or predictors, or [`Error::Interrupted`]; finished arms are
+/// kept then.
 pub fn run_online(
     experiment: &Experiment,
     workshop: &Workshop,
@@ -51,6 +53,14 @@ pub fn run_online(
     let workload = Workload::of(experiment, &dataset)?;
     let queries = Queries::of(experiment, &dataset, workshop)?;
     let step_time = StepTimeModel::load(&experiment.executor.step_time)?;
+    let live = match experiment.executor.kind {
+        ExecutorKind::Replay => None,
+        ExecutorKind::Live | ExecutorKind::LiveForced => {
+            let stage = Stage::of(experiment, &workload, workshop, options.place)?;
+            stage.warm_up(experiment)?;
+            Some(stage)
+        }
+    };
     let directory = open_directory(experiment, &experiment.to_toml()?, options)?;
     let directory = OnlineDirectory::new(directory);
     let mut done = directory.finished()?;
@@ -60,15 +70,45 @@ pub fn run_online(
         .collect();
     let slo = experiment.workload.slo.unwrap_or_default();
     let threads = workshop.team().threads();
-    // No more at once than are needed: a million requests take their memory.
-    for some in pending.chunks(2 * threads.max(1)) {
+    let total = experiment.arms.len() * experiment.seeds.len();
+    let interrupted = |kept: usize| {
+        Err(Error::Interrupted(format!(
+            "stopped with {kept} of {total} arms kept in {}: the same command with --resume \
+             continues",
+            directory.path().display()
+        )))
+    };
+    // No more at once than are needed: a million requests take their memory. A live arm has
+    // the machine to itself.
+    let together = match &live {
+        Some(_) => 1,
+        None => 2 * threads.max(1),
+    };
+    for some in pending.chunks(together) {
         if (options.stop)().is_break() {
-            return Err(Error::Interrupted(format!(
-                "stopped with {} of {} arms kept in {}: the same command with --resume continues",
-                done.len(),
-                experiment.arms.len() * experiment.seeds.len(),
-                directory.path().display()
-            )));
+            return interrupted(done.len());
+        }
+        if let (Some(stage), [(seed, arm)]) = (&live, some) {
+            (options.on_progress)(&Progress {
+                arm: &arm.name,
+                seed: *seed,
+                done: done.len(),
+                total,
+            });
+            match stage.serve(arm, *seed, (&workload, &queries), &slo, options.stop) {
+                Ok(run) => {
+                    directory.append(&run)?;
+                    done.push(run);
+                }
+                Err(Error::Interrupted(_)) => return interrupted(done.len()),
+                Err(error) => {
+                    if done.is_empty() {
+                        directory.discard();
+                    }
+                    return Err(error.from_file(name));
+                }
+            }
+            continue;
         }
         let prepared = some
             .iter()
@@ -95,6 +135,7 @@ pub fn run_online(
                 seed: ready.seed,
                 figures: ready.figures(&outcome, &slo, &step_time)?,
                 timeline: if shown { outcome.timeline } else { Vec::new() },
+                measured: None,
             })
         });
         let mut failed = None;
@@ -111,7 +152,7 @@ pub fn run_online(
             return Err(error);
         }
     }
-    let summary = summarise(experiment, &workload, &step_time, &done)?;
+    let summary = summarise(experiment, (&workload, live.as_ref()), &step_time, &done)?;
     directory.write_summary(&summary)?;
     let report = draw_online(directory.path())?;
     Ok(OnlineRun {
@@ -121,13 +162,15 @@ pub fn run_online(
     })
 }
 
-/// An arm under a seed, ready to be simulated; everything is in order of arrival.
-struct Ready {
-    name: String,
-    seed: u64,
-    online: OnlineArm,
-    requests: Vec<Request>,
-    sizes: Vec<f32>,
+/// An arm under a seed, ready to be simulated or served; everything is in order of arrival.
+pub(super) struct Ready {
+    pub name: String,
+    pub seed: u64,
+    pub online: OnlineArm,
+    pub requests: Vec<Request>,
+    /// Which of the workload each of them is.
+    pub order: Vec<usize>,
+    pub sizes: Vec<f32>,
     /// What memory is reckoned with.
     answers: Vec<f32>,
     /// Empty where answers are not awaited together.
@@ -200,7 +243,8 @@ impl Ready {
 }
 
 /// Simulates every arm under the first seed with the recorded labels for predictions: how long
-/// that takes tells how long the experiment will.
+/// that takes tells how long the experiment will, and if it is run live the simulated seconds
+/// of all arms, which are returned.
 ///
 /// # Errors
 /// As [`run_online`]'s, but for predictors.
@@ -208,7 +252,8 @@ pub(super) fn try_out(
     experiment: &Experiment,
     workload: &Workload<'_>,
     step_time: &StepTimeModel,
-) -> Result<()> {
+) -> Result<f64> {
+    let mut simulated_s = 0.0;
     for arm in &experiment.arms {
         let most = arm.schedule.max_new_tokens;
         let labels = || {
@@ -218,13 +263,14 @@ pub(super) fn try_out(
             });
             said.collect()
         };
-        prepare(arm, experiment.seeds[0], workload, |_| Ok(labels()))?.simulate(step_time)?;
+        let ready = prepare(arm, experiment.seeds[0], workload, |_| Ok(labels()))?;
+        simulated_s += ready.simulate(step_time)?.makespan_s;
     }
-    Ok(())
+    Ok(simulated_s)
 }
 
 /// `foresee` makes the forecasts of requests whose served lengths are given.
-fn prepare(
+pub(super) fn prepare(
     arm: &Arm,
     seed: u64,
     workload: &Workload<'_>,
@@ -299,6 +345,7 @@ fn prepare(
                 response_tokens: lengths[*request] as u32,
             })
             .collect(),
+        order,
     })
 }
 
@@ -317,7 +364,7 @@ fn together(order: &mut [usize], times: &mut [f64], groups: &[u32]) {
 }
 
 /// How long a request takes where there is no other.
-fn alone_s(request: &Request, token_budget: usize, step_time: &StepTimeModel) -> f64 {
+pub(super) fn alone_s(request: &Request, token_budget: usize, step_time: &StepTimeModel) -> f64 {
     let (prompt, tokens) = (
         request.prompt_tokens as usize,
         request.response_tokens as usize,
@@ -333,7 +380,7 @@ fn alone_s(request: &Request, token_budget: usize, step_time: &StepTimeModel) ->
 
 fn summarise(
     experiment: &Experiment,
-    workload: &Workload<'_>,
+    (workload, live): (&Workload<'_>, Option<&Stage>),
     step_time: &StepTimeModel,
     runs: &[ArmFigures],
 ) -> Result<OnlineSummary> {
@@ -356,7 +403,8 @@ fn summarise(
     for arm in &experiment.arms {
         let own = of(arm);
         let base = base_of(arm);
-        let (figures, e2e_gain_pct, throughput_gain_pct) = over_seeds(&own, &of(base))?;
+        let (mut figures, e2e_gain_pct, throughput_gain_pct) = over_seeds(&own, &of(base))?;
+        figures.extend(measured_figures(&own)?);
         let Some(online) = &arm.online else { continue };
         arms.push(OnlineArmSummary {
             name: arm.name.clone(),
@@ -377,6 +425,7 @@ fn summarise(
             figures,
             e2e_gain_pct,
             throughput_gain_pct,
+            outputs_equal_first: same_answers(experiment, &own, runs),
         });
     }
     Ok(OnlineSummary {
@@ -384,8 +433,15 @@ fn summarise(
         created: jiff::Timestamp::now()
             .strftime("%Y-%m-%dT%H:%M:%SZ")
             .to_string(),
-        simulated: true,
-        step_time: step_time.name.clone(),
+        simulated: live.is_none(),
+        executor: live.map(|stage| stage.describe(experiment)),
+        step_time: match live {
+            // Nothing was simulated with it.
+            Some(Stage::Live {
+                step_time: None, ..
+            }) => String::new(),
+            _ => step_time.name.clone(),
+        },
         arrivals: experiment
             .workload
             .arrivals

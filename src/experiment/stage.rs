@@ -43,7 +43,7 @@ pub(super) enum LiveModel {
 }
 
 impl LiveModel {
-    fn get(&self) -> &dyn Model {
+    pub fn get(&self) -> &dyn Model {
         match self {
             LiveModel::Chat(chat) => chat.llama(),
             LiveModel::Placed(model) => model.as_ref(),

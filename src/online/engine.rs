@@ -67,6 +67,17 @@ impl Default for Limits {
 }
 
 impl Limits {
+    /// Memory without end and prompts that are prefilled whole, all those that are admitted
+    /// together: the built-in engine. Here their prefill and a step of the rows are one
+    /// iteration, there they are two; over whole answers that is a fraction of a percent.
+    pub fn whole_prompts(slots: usize) -> Limits {
+        Limits {
+            slots,
+            token_budget: 1 << 30,
+            ..Limits::default()
+        }
+    }
+
     /// # Errors
     /// Limits under which nothing could run.
     pub fn validate(&self) -> Result<()> {
@@ -93,7 +104,7 @@ impl Limits {
 }
 
 /// What a run came to.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Outcome {
     /// In the order of the requests.
     pub fates: Vec<Fate>,
@@ -117,7 +128,7 @@ pub struct Outcome {
     pub waiting_mean: f64,
     /// The engine over time, a few hundred moments of it.
     pub timeline: Vec<Moment>,
-    gaps: Gaps,
+    pub(crate) gaps: Gaps,
 }
 
 impl Outcome {

@@ -7,7 +7,7 @@ const CLASSES: usize = 2_600;
 
 /// A histogram of gaps between tokens; quantiles are true within half a percent.
 #[derive(Debug, Clone)]
-pub(super) struct Gaps {
+pub(crate) struct Gaps {
     counts: Vec<u64>,
     count: u64,
     sum_s: f64,

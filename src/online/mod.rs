@@ -9,16 +9,17 @@
 //! Everything here is pure: lengths, forecasts and a [`crate::execute::StepTimeModel`] in,
 //! what became of every request out. Nothing is simulated token by token: time moves from
 //! event to event, and the steps between two of them are charged in closed form.
+//! [`crate::execute::serve`] does on a real model, over wall time, what is simulated here.
 
 pub mod arrivals;
 mod bins;
 pub mod engine;
-mod itl;
+pub(crate) mod itl;
 mod kv;
 pub mod memory;
 pub mod metrics;
 pub mod policy;
-mod queue;
+pub(crate) mod queue;
 pub mod summary;
 pub mod timeline;
 

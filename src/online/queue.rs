@@ -40,7 +40,7 @@ impl Eq for Entry {}
 
 /// Now, as the parts of a queue measure it.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Clock {
+pub(crate) struct Clock {
     pub now_s: f64,
     /// Iterations so far.
     pub step: u64,
@@ -50,7 +50,7 @@ pub(super) struct Clock {
 
 /// A request that begins to wait.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Waiter {
+pub(crate) struct Waiter {
     pub request: u32,
     pub rank: f64,
     /// Tokens as foreseen, where response ratios are compared.
@@ -62,7 +62,7 @@ pub(super) struct Waiter {
 
 /// Who is next.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct First {
+pub(crate) struct First {
     pub request: u32,
     /// The guard says so, not the rank.
     pub starved: bool,
@@ -70,7 +70,7 @@ pub(super) struct First {
 
 /// Waiting requests.
 #[derive(Debug)]
-pub(super) struct Queue {
+pub(crate) struct Queue {
     queueing: Queueing,
     guard: Option<Guard>,
     ranked: BinaryHeap<Reverse<Entry>>,

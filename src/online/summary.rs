@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::metrics::Figures;
 use super::timeline::Moment;
 use crate::error::{Error, Result};
-use crate::evaluate::summary::Measure;
+use crate::evaluate::summary::{ExecutorSummary, Measure};
 
 /// One arm under one seed: a line of `arms.jsonl`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -19,6 +19,39 @@ pub struct ArmFigures {
     /// The engine over time, of the first seed of an experiment of few arms.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub timeline: Vec<Moment>,
+    /// Of a live run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub measured: Option<Measured>,
+}
+
+/// What is known of an arm that was really run, beside its figures.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Measured {
+    /// Seconds that predicting took; 0 where the policy asks for no prediction. They are part
+    /// of the times: every request's share is spent when it comes.
+    pub predict_s: f64,
+    /// Of all answers; none where lengths were forced.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outputs_sha256: Option<String>,
+    /// The same arrivals, sizes and served lengths under the experiment's step-time model,
+    /// where it names one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub simulated: Option<Figures>,
+    /// In order of arrival.
+    pub requests: Vec<ServedRequest>,
+}
+
+/// A request of a live run; times in seconds from the start.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct ServedRequest {
+    /// Its place in the workload.
+    pub request: usize,
+    pub prompt_tokens: u32,
+    pub response_tokens: u32,
+    pub arrival_s: f64,
+    pub admitted_s: f64,
+    pub first_token_s: f64,
+    pub finish_s: f64,
 }
 
 /// One arm over its seeds.
@@ -46,7 +79,9 @@ pub struct OnlineArmSummary {
     #[serde(default)]
     pub estimated_prompts: usize,
     pub seeds: Vec<u64>,
-    /// Every figure of [`Figures`] by its path, e.g. `e2e_s.p99`.
+    /// Every figure of [`Figures`] by its path, e.g. `e2e_s.p99`; of a live run also `predict_s`,
+    /// those of its simulation below `simulated.`, and by how much that is above the measured
+    /// one, percent: `simulated.makespan_difference_pct`, `simulated.e2e_mean_difference_pct`.
     pub figures: BTreeMap<String, Measure>,
     /// The first arm with the same arrivals and the same engine.
     pub compared_with: String,
@@ -56,6 +91,9 @@ pub struct OnlineArmSummary {
     pub throughput_gain_pct: Measure,
     /// Whether requests ever had to wait for others: where they do not, no policy can matter.
     pub queue_formed: bool,
+    /// Live runs: whether every answer equals the experiment's first arm's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outputs_equal_first: Option<bool>,
 }
 
 impl OnlineArmSummary {
@@ -71,8 +109,11 @@ pub struct OnlineSummary {
     pub experiment: String,
     /// UTC, RFC 3339.
     pub created: String,
-    /// Always true: nothing here was measured.
+    /// Whether nothing here was measured.
     pub simulated: bool,
+    /// Of a live run: the model, and where it computed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub executor: Option<ExecutorSummary>,
     pub step_time: String,
     pub arrivals: String,
     pub arms: Vec<OnlineArmSummary>,
@@ -161,6 +202,7 @@ mod tests {
                 ..Figures::default()
             },
             timeline: Vec::new(),
+            measured: None,
         };
         let (own, base) = (
             [run("a", 2, 3.0), run("a", 1, 1.0)],

@@ -4,7 +4,7 @@
 use minijinja::{Environment, UndefinedBehavior, Value, context};
 
 use crate::error::{Error, Result};
-use crate::evaluate::summary::Summary;
+use crate::evaluate::summary::{ExecutorSummary, Summary};
 
 use super::tables::{arms_cells, arms_headers, is_numeric};
 use super::wording::{finding, headline, origin};
@@ -66,6 +66,8 @@ pub struct ReportData {
     pub notes: Vec<String>,
     /// Without a summary: whether nothing of it was measured.
     pub simulated: bool,
+    /// Without a summary: what measured it.
+    pub executor: Option<ExecutorSummary>,
     /// Without a summary: what the page explains, instead of the metrics of predictors.
     pub terms: &'static [(&'static str, &'static str)],
 }
@@ -213,7 +215,9 @@ pub fn render(data: &ReportData) -> Result<String> {
     let simulated = data
         .summary
         .as_ref()
-        .map(|s| super::wording::kind(&s.executor))
+        .map(|s| &s.executor)
+        .or(data.executor.as_ref())
+        .map(super::wording::kind)
         .or(data.simulated.then_some("simulated"));
     template
         .render(context! {
@@ -221,7 +225,8 @@ pub fn render(data: &ReportData) -> Result<String> {
             finding => found,
             created => created,
             kind => simulated,
-            origin => data.summary.as_ref().map(|s| origin(&s.executor))
+            origin => data.summary.as_ref().map(|s| &s.executor).or(data.executor.as_ref())
+                .map(origin)
                 .or(data.simulated.then(|| "simulated".to_string())),
             tables => tables,
             figures => figures,

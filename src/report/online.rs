@@ -10,6 +10,7 @@ use crate::persist;
 
 use super::figures::{Cell, HeatMap, Panel};
 use super::html::{ReportData, render};
+use super::online_origin::{beside, capital, compared, shouted, source, word};
 use super::run_dir::{RunDirectory, pretty};
 use super::tables::{markdown_table, text_table};
 use super::wording::{gain, grouped, number, share, with_interval};
@@ -91,13 +92,14 @@ fn read(folder: &Path) -> Result<OnlineSummary> {
     serde_json::from_slice(&bytes).map_err(|e| Error::malformed(&path, e.to_string()))
 }
 
-/// Where the figures come from: never measured.
+/// Where the figures come from.
 fn caption(summary: &OnlineSummary) -> String {
     let seeds = summary.arms.first().map_or(0, |arm| arm.seeds.len());
     format!(
-        "{}: SIMULATED with step-time model {}; arrivals: {}; mean over {seeds} seeds \
-         [95 % interval]",
-        summary.experiment, summary.step_time, summary.arrivals
+        "{}: {}; arrivals: {}; mean over {seeds} seeds [95 % interval]",
+        summary.experiment,
+        shouted(summary),
+        summary.arrivals
     )
 }
 
@@ -142,7 +144,7 @@ fn table(summary: &OnlineSummary) -> (Vec<String>, Vec<Vec<String>>) {
         "Jain",
     ];
     let several = summary.arms.iter().any(|arm| arm.seeds.len() > 1);
-    let rows = summary
+    let mut rows: Vec<Vec<String>> = summary
         .arms
         .iter()
         .map(|arm| {
@@ -187,7 +189,9 @@ fn table(summary: &OnlineSummary) -> (Vec<String>, Vec<Vec<String>>) {
             ]
         })
         .collect();
-    (headers.map(String::from).to_vec(), rows)
+    let mut headers = headers.map(String::from).to_vec();
+    beside(summary, &mut headers, &mut rows);
+    (headers, rows)
 }
 
 /// Mean slowdown of every arm by class of answer length.
@@ -245,7 +249,7 @@ fn csv(summary: &OnlineSummary) -> Result<String> {
     for arm in &summary.arms {
         let mut row = vec![
             summary.experiment.clone(),
-            "simulated".into(),
+            word(summary).into(),
             summary.step_time.clone(),
             arm.name.clone(),
             arm.policy.clone(),
@@ -274,9 +278,15 @@ fn csv(summary: &OnlineSummary) -> Result<String> {
 
 /// The finding in a sentence: the best policy against the first arm.
 fn finding(summary: &OnlineSummary) -> Option<String> {
+    if (summary.arms.iter()).any(|arm| arm.outputs_equal_first == Some(false)) {
+        return Some(
+            "Some arm gave other answers than the first: what it gained is no gain.".into(),
+        );
+    }
     if let Some(note) = shallow(summary) {
         return Some(note);
     }
+    let measured = capital(word(summary));
     let gained = |arm: &&OnlineArmSummary| arm.e2e_gain_pct.mean;
     let best = (summary.arms.iter())
         // What knows the answer is a bound, not a finding.
@@ -289,7 +299,7 @@ fn finding(summary: &OnlineSummary) -> Option<String> {
         _ => "",
     };
     Some(format!(
-        "Simulated: under “{}” the mean end-to-end latency is {} against “{}” ({} s against {} s), \
+        "{measured}: under “{}” the mean end-to-end latency is {} against “{}” ({} s against {} s), \
          the 99th percentile goes from {} to {} s{sure}.",
         best.name,
         gain(-best.e2e_gain_pct.mean),
@@ -367,10 +377,9 @@ fn regimes(summary: &OnlineSummary, origin: &str) -> Option<HeatMap> {
 pub fn draw_online(folder: &Path) -> Result<PathBuf> {
     let summary = read(folder)?;
     let mut drawn = Vec::new();
-    let origin = format!(
-        "Simulated with the step times of {}; {}",
-        summary.step_time, summary.arrivals
-    );
+    let word = word(&summary);
+    let source = source(&summary);
+    let origin = format!("{source}; {}", summary.arrivals);
     let both = [
         ("e2e", "End-to-end latency", "e2e_s"),
         ("ttft", "Time to first token", "ttft_s"),
@@ -394,40 +403,39 @@ pub fn draw_online(folder: &Path) -> Result<PathBuf> {
         figures::latencies(&stem, title, &origin, &rows)?;
         let path = stem.with_extension("svg");
         let svg = std::fs::read_to_string(&path).map_err(|e| Error::io(&path, e))?;
-        drawn.push((format!("{title}, simulated: median, mean, 90th and 99th percentile over requests, mean over seeds."), svg));
+        drawn.push((format!("{title}, {word}: median, mean, 90th and 99th percentile over requests, mean over seeds."), svg));
     }
     let seeds = summary.arms.first().map_or(0, |arm| arm.seeds.len());
-    let drawn_from = format!(
-        "Simulated with the step times of {}; mean over {seeds} seeds",
-        summary.step_time
-    );
+    let drawn_from = format!("{source}; mean over {seeds} seeds");
     if let Some(map) = regimes(&summary, &drawn_from) {
         let stem = folder.join("figures").join("regimes");
         figures::heat_map(&stem, &map)?;
         let path = stem.with_extension("svg");
         let svg = std::fs::read_to_string(&path).map_err(|e| Error::io(&path, e))?;
-        let caption = "Mean end-to-end latency saved against the first arm of the same load and \
-                       engine, simulated. Bold: the 95 % interval over seeds excludes none. Grey: \
-                       no queue formed, so no policy can matter.";
-        drawn.push((caption.into(), svg));
+        let caption = format!(
+            "Mean end-to-end latency saved against the first arm of the same load and engine, \
+             {word}. Bold: the 95 % interval over seeds excludes none. Grey: no queue formed, so \
+             no policy can matter."
+        );
+        drawn.push((caption, svg));
     }
     let (headers, rows) = table(&summary);
-    let (class_headers, class_rows) = by_length(&summary);
+    let mut tables = vec![("Arms".to_string(), headers, rows)];
+    // What a request takes alone is known where the device's step times are.
+    if summary.simulated || compared(&summary) {
+        let (headers, rows) = by_length(&summary);
+        let title = "Slowdown (latency / simulated latency alone), by true length of the answer";
+        tables.push((title.into(), headers, rows));
+    }
     let config = std::fs::read_to_string(folder.join("config.toml")).unwrap_or_default();
     let environment = std::fs::read_to_string(folder.join("environment.json")).unwrap_or_default();
     let page = render(&ReportData {
         title: summary.experiment.clone(),
         finding: finding(&summary),
-        simulated: true,
+        simulated: summary.simulated,
+        executor: summary.executor.clone(),
         terms: html::OF_SERVING,
-        extra_tables: vec![
-            ("Arms".into(), headers, rows),
-            (
-                "Slowdown (latency / latency alone), by true length of the answer".into(),
-                class_headers,
-                class_rows,
-            ),
-        ],
+        extra_tables: tables,
         figures: drawn,
         config_toml: config,
         environment_json: environment,

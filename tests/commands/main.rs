@@ -18,6 +18,7 @@ mod hints;
 mod import;
 mod lengths;
 mod live;
+mod live_arrivals;
 mod live_forced;
 mod no_model;
 mod readme;
