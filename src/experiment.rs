@@ -5,6 +5,7 @@ mod estimate;
 mod journal;
 mod online;
 mod queries;
+mod ready;
 mod serve;
 mod stage;
 mod workload;

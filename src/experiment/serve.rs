@@ -16,8 +16,8 @@ use crate::online::policy::PolicyConfig;
 use crate::online::summary::{ArmFigures, Measured, ServedRequest, by_path};
 use crate::online::{Fate, Request};
 
-use super::online::{Ready, alone_s, prepare};
 use super::queries::Queries;
+use super::ready::{Ready, alone_s, prepare};
 use super::stage::Stage;
 use super::workload::Workload;
 

@@ -7,6 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 
+/// How tables call [`Arrivals::AtOnce`].
+pub const AT_ONCE: &str = "all at once";
+
 /// How requests are spread over time.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "kind", deny_unknown_fields)]
@@ -51,7 +54,7 @@ impl Arrivals {
     /// As tables say it.
     pub fn in_words(&self) -> String {
         match self {
-            Arrivals::AtOnce => "all at once".into(),
+            Arrivals::AtOnce => AT_ONCE.into(),
             Arrivals::Poisson { rate } => format!("Poisson, {rate} requests/s"),
             Arrivals::Gamma { rate, cv } => {
                 format!("gamma, {rate} requests/s, coefficient of variation {cv}")

@@ -91,12 +91,30 @@ pub struct OnlineArmSummary {
     pub throughput_gain_pct: Measure,
     /// Whether requests ever had to wait for others: where they do not, no policy can matter.
     pub queue_formed: bool,
+    /// Whether more requests waited than rows ran, on average, in the arm that this one is
+    /// compared with: only there a policy is called better.
+    #[serde(default)]
+    pub queue_exceeds_batch: bool,
     /// Live runs: whether every answer equals the experiment's first arm's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outputs_equal_first: Option<bool>,
 }
 
 impl OnlineArmSummary {
+    /// The policy, and how memory and predictions are dealt with, as tables name them.
+    pub fn rules(&self) -> String {
+        let all = [&self.policy, &self.memory, &self.repredict];
+        let told: Vec<&str> = (all.iter().map(|s| s.as_str()))
+            .filter(|s| !s.is_empty())
+            .collect();
+        told.join("; ")
+    }
+
+    /// Whether it was told by a simulated probe, which no one has.
+    pub fn simulated_probe(&self) -> bool {
+        self.repredict.starts_with("probed")
+    }
+
     /// The mean over seeds of a figure; NaN where there is none of that path.
     pub fn mean(&self, path: &str) -> f64 {
         self.figures.get(path).map_or(f64::NAN, |m| m.mean)

@@ -19,7 +19,6 @@ pub mod evaluation;
 pub mod figures;
 pub mod html;
 pub mod online;
-mod online_origin;
 pub mod redraw;
 pub mod run_dir;
 pub mod style;

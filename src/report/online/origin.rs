@@ -3,7 +3,7 @@
 
 use crate::online::summary::OnlineSummary;
 
-use super::wording::{gain, headline, kind, number, origin};
+use crate::report::wording::{gain, headline, kind, number, origin};
 
 /// A figure of the simulation that stands beside a live run.
 const SIMULATED: &str = "simulated.makespan_s";
@@ -52,7 +52,7 @@ pub(super) fn beside(summary: &OnlineSummary, headers: &mut Vec<String>, rows: &
         return;
     }
     let simulated = compared(summary);
-    headers.extend(["predict s", "same answers", "makespan s"].map(String::from));
+    headers.extend(["predict s", "same answers"].map(String::from));
     if simulated {
         headers.extend(["simulated makespan", "simulated E2E mean"].map(String::from));
     }
@@ -63,7 +63,6 @@ pub(super) fn beside(summary: &OnlineSummary, headers: &mut Vec<String>, rows: &
             Some(false) => "NO".into(),
             None => "n/a".into(),
         });
-        row.push(number(arm.mean("makespan_s")));
         if simulated {
             for (path, of) in [
                 (SIMULATED, "makespan"),
@@ -74,4 +73,15 @@ pub(super) fn beside(summary: &OnlineSummary, headers: &mut Vec<String>, rows: &
             }
         }
     }
+}
+
+/// Where the figures come from.
+pub(super) fn caption(summary: &OnlineSummary) -> String {
+    let seeds = summary.arms.first().map_or(0, |arm| arm.seeds.len());
+    format!(
+        "{}: {}; arrivals: {}; mean over {seeds} seeds [95 % interval]",
+        summary.experiment,
+        shouted(summary),
+        summary.arrivals
+    )
 }

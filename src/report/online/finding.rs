@@ -1,0 +1,74 @@
+//! What an experiment with arrivals found, in a sentence, and where it may not claim anything.
+
+use crate::online::arrivals::AT_ONCE;
+use crate::online::summary::{OnlineArmSummary, OnlineSummary};
+use crate::report::wording::{gain, number};
+
+use super::origin::{capital, word};
+
+/// Says so where no queue ever exceeded the batch.
+pub(super) fn shallow(summary: &OnlineSummary) -> Option<String> {
+    if summary.arms.iter().any(|arm| arm.queue_exceeds_batch) {
+        return None;
+    }
+    let deepest = (summary.arms.iter())
+        .max_by(|a, b| a.mean("waiting_mean").total_cmp(&b.mean("waiting_mean")))?;
+    Some(format!(
+        "No queue exceeded the batch (at most {} requests waited on average, for {} rows): at this \
+         load no policy is called better.",
+        number(deepest.mean("waiting_mean")),
+        number(deepest.mean("rows_mean")),
+    ))
+}
+
+/// The finding in a sentence: the best policy against the first arm of the same load.
+pub(super) fn finding(summary: &OnlineSummary) -> Option<String> {
+    if (summary.arms.iter()).any(|arm| arm.outputs_equal_first == Some(false)) {
+        return Some(
+            "Some arm gave other answers than the first: what it gained is no gain.".into(),
+        );
+    }
+    if let Some(note) = shallow(summary) {
+        return Some(note);
+    }
+    let measured = capital(word(summary));
+    // Where several answers to a prompt are awaited together, nothing goes on before the last.
+    let groups = (summary.arms.iter()).any(|arm| arm.figures.contains_key("group_e2e_s.mean"));
+    let at_once = groups && summary.arms.iter().all(|arm| arm.arrivals == AT_ONCE);
+    let gain_of = |arm: &OnlineArmSummary| match at_once {
+        true => arm.throughput_gain_pct.clone(),
+        false => arm.e2e_gain_pct.clone(),
+    };
+    let best = (summary.arms.iter())
+        // What knows the answer is a bound, not a finding.
+        .filter(|arm| arm.compared_with != arm.name && arm.predictor != "oracle")
+        .filter(|arm| arm.queue_exceeds_batch && !arm.simulated_probe())
+        .max_by(|a, b| gain_of(a).mean.total_cmp(&gain_of(b).mean))?;
+    let mut all = summary.arms.iter();
+    let first = all.find(|arm| arm.name == best.compared_with)?;
+    let sure = match gain_of(best).ci95 {
+        [low, high] if low <= 0.0 && high >= 0.0 => "; over the seeds that may be chance",
+        _ => "",
+    };
+    if at_once {
+        return Some(format!(
+            "{measured}: under “{}” all is done after {} s against {} s of “{}” ({}){sure}.",
+            best.name,
+            number(best.mean("makespan_s")),
+            number(first.mean("makespan_s")),
+            first.name,
+            gain(best.throughput_gain_pct.mean),
+        ));
+    }
+    Some(format!(
+        "{measured}: under “{}” the mean end-to-end latency is {} against “{}” ({} s against {} s), \
+         the 99th percentile goes from {} to {} s{sure}.",
+        best.name,
+        gain(-best.e2e_gain_pct.mean),
+        first.name,
+        number(best.mean("e2e_s.mean")),
+        number(first.mean("e2e_s.mean")),
+        number(first.mean("e2e_s.p99")),
+        number(best.mean("e2e_s.p99")),
+    ))
+}

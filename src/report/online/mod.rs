@@ -1,0 +1,249 @@
+//! What an experiment with arrivals looks like to a reader: its folder, a run's without batches
+//! and requests, and its page.
+
+mod finding;
+mod origin;
+mod regimes;
+mod tables;
+
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, Result};
+use crate::online::summary::{ArmFigures, OnlineSummary};
+use crate::persist;
+
+use super::figures::{Line, Lines};
+use super::html::{ReportData, render};
+use super::run_dir::{RunDirectory, pretty};
+use super::tables::{markdown_table, text_table};
+use super::{figures, html};
+use finding::{finding, shallow};
+use origin::{caption, compared, source, word};
+use regimes::regimes;
+use tables::{MomentLine, by_length, csv, table, timeline_csv};
+
+const SUMMARY: &str = "summary.json";
+const TIMELINE: &str = "timeline.csv";
+/// Arms that the figures over time show.
+const MOST_LINES: usize = 6;
+/// Arms that the figures of latencies show.
+const MOST_ROWS: usize = 24;
+
+/// The folder of a run with arrivals.
+#[derive(Debug)]
+pub struct OnlineDirectory(RunDirectory);
+
+impl OnlineDirectory {
+    pub fn new(directory: RunDirectory) -> OnlineDirectory {
+        OnlineDirectory(directory)
+    }
+
+    pub fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    /// Takes the folder away again, if no arm has finished in it.
+    pub fn discard(self) {
+        self.0.discard();
+    }
+
+    /// Appends a finished arm to `arms.jsonl` and waits until it is on the disk.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn append(&self, run: &ArmFigures) -> Result<()> {
+        self.0.append_line(run)
+    }
+
+    /// The arms that `arms.jsonl` lists.
+    ///
+    /// # Errors
+    /// A damaged file.
+    pub fn finished(&self) -> Result<Vec<ArmFigures>> {
+        let path = self.path().join("arms.jsonl");
+        let text = match std::fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(e) => return Err(Error::io(&path, e)),
+        };
+        text.lines()
+            .map(|line| {
+                serde_json::from_str(line).map_err(|e| Error::malformed(&path, e.to_string()))
+            })
+            .collect()
+    }
+
+    /// Writes `summary.json`, `summary.csv`, `summary.md` and `timeline.csv`.
+    ///
+    /// # Errors
+    /// If they cannot be written.
+    pub fn write_summary(&self, summary: &OnlineSummary, runs: &[ArmFigures]) -> Result<()> {
+        if let Some(timeline) = timeline_csv(runs)? {
+            persist::write(&self.path().join(TIMELINE), &timeline)?;
+        }
+        persist::write(&self.path().join(SUMMARY), &pretty(summary)?)?;
+        persist::write(&self.path().join("summary.csv"), csv(summary)?.as_bytes())?;
+        let (headers, rows) = table(summary);
+        let markdown = format!(
+            "{}\n\n{}\n",
+            caption(summary),
+            markdown_table(&headers, &rows)
+        );
+        persist::write(&self.path().join("summary.md"), markdown.as_bytes())
+    }
+}
+
+/// Whether a folder is that of a run with arrivals.
+pub fn is_online(folder: &Path) -> bool {
+    read(folder).is_ok()
+}
+
+fn read(folder: &Path) -> Result<OnlineSummary> {
+    let path = folder.join(SUMMARY);
+    let bytes = std::fs::read(&path).map_err(|e| Error::io(&path, e))?;
+    serde_json::from_slice(&bytes).map_err(|e| Error::malformed(&path, e.to_string()))
+}
+
+/// The table on the terminal.
+pub fn online_text(summary: &OnlineSummary) -> String {
+    let (headers, rows) = table(summary);
+    let mut text = format!("{}\n\n{}", caption(summary), text_table(&headers, &rows));
+    if let Some(note) = shallow(summary) {
+        text += &format!("\n{note}\n");
+    }
+    text
+}
+
+/// Draws `figures/*` and `report.html` of the run in `folder` from its data alone; returns the
+/// page's path.
+///
+/// # Errors
+/// Data that is missing or damaged, or files that cannot be written.
+pub fn draw_online(folder: &Path) -> Result<PathBuf> {
+    let summary = read(folder)?;
+    let mut drawn = Vec::new();
+    let word = word(&summary);
+    let source = source(&summary);
+    let origin = format!("{source}; {}", summary.arrivals);
+    let both = [
+        ("e2e", "End-to-end latency", "e2e_s"),
+        ("ttft", "Time to first token", "ttft_s"),
+    ];
+    // More rows than this are a table, not a figure.
+    let shown = if summary.arms.len() <= MOST_ROWS {
+        &both[..]
+    } else {
+        &[]
+    };
+    for &(name, title, key) in shown {
+        let rows: Vec<(String, [f64; 4])> = summary
+            .arms
+            .iter()
+            .map(|arm| {
+                let at = |which: &str| arm.mean(&format!("{key}.{which}"));
+                (arm.name.clone(), ["p50", "mean", "p90", "p99"].map(at))
+            })
+            .collect();
+        let stem = folder.join("figures").join(name);
+        figures::latencies(&stem, title, &origin, &rows)?;
+        let path = stem.with_extension("svg");
+        let svg = std::fs::read_to_string(&path).map_err(|e| Error::io(&path, e))?;
+        drawn.push((format!("{title}, {word}: median, mean, 90th and 99th percentile over requests, mean over seeds."), svg));
+    }
+    for (name, title, of) in OVER_TIME {
+        let Some(figure) = over_time(folder, &summary, title, of)? else {
+            continue;
+        };
+        let stem = folder.join("figures").join(name);
+        figures::lines(&stem, &figure)?;
+        let path = stem.with_extension("svg");
+        let svg = std::fs::read_to_string(&path).map_err(|e| Error::io(&path, e))?;
+        drawn.push((format!("{title}, {word}, first seed."), svg));
+    }
+    let seeds = summary.arms.first().map_or(0, |arm| arm.seeds.len());
+    let drawn_from = format!("{source}; mean over {seeds} seeds");
+    if let Some(map) = regimes(&summary, &drawn_from) {
+        let stem = folder.join("figures").join("regimes");
+        figures::heat_map(&stem, &map)?;
+        let path = stem.with_extension("svg");
+        let svg = std::fs::read_to_string(&path).map_err(|e| Error::io(&path, e))?;
+        let caption = format!(
+            "Mean end-to-end latency saved against the first arm of the same load and engine, \
+             {word}. Bold: the queue exceeded the batch, and the 95 % interval over seeds \
+             excludes none. Grey: no queue formed, so no policy can matter."
+        );
+        drawn.push((caption, svg));
+    }
+    let (headers, rows) = table(&summary);
+    let mut tables = vec![("Arms".to_string(), headers, rows)];
+    // What a request takes alone is known where the device's step times are.
+    if summary.simulated || compared(&summary) {
+        let (headers, rows) = by_length(&summary);
+        let title = "Slowdown (latency / simulated latency alone), by true length of the answer";
+        tables.push((title.into(), headers, rows));
+    }
+    let config = std::fs::read_to_string(folder.join("config.toml")).unwrap_or_default();
+    let environment = std::fs::read_to_string(folder.join("environment.json")).unwrap_or_default();
+    let page = render(&ReportData {
+        title: summary.experiment.clone(),
+        finding: finding(&summary),
+        simulated: summary.simulated,
+        executor: summary.executor.clone(),
+        terms: html::OF_SERVING,
+        extra_tables: tables,
+        figures: drawn,
+        config_toml: config,
+        environment_json: environment,
+        notes: vec![caption(&summary)],
+        ..ReportData::default()
+    })?;
+    let path = folder.join("report.html");
+    persist::write(&path, page.as_bytes())?;
+    Ok(path)
+}
+
+/// A figure over time: its file, its title, and what of a moment it shows.
+type OverTime = (&'static str, &'static str, fn(&MomentLine) -> f64);
+
+const OVER_TIME: [OverTime; 2] = [
+    ("kv-use", "Keys and values in use", |m| 100.0 * m.kv_use),
+    ("waiting", "Requests that wait", |m| m.waiting as f64),
+];
+
+/// The first arms over time, where that was kept and there is something to see.
+fn over_time(
+    folder: &Path,
+    summary: &OnlineSummary,
+    title: &str,
+    of: fn(&MomentLine) -> f64,
+) -> Result<Option<Lines>> {
+    let path = folder.join(TIMELINE);
+    if !path.is_file() {
+        return Ok(None);
+    }
+    let mut reader =
+        csv::Reader::from_path(&path).map_err(|e| Error::malformed(&path, e.to_string()))?;
+    let moments: Vec<MomentLine> = reader
+        .deserialize()
+        .collect::<std::result::Result<_, _>>()
+        .map_err(|e| Error::malformed(&path, e.to_string()))?;
+    if moments.iter().all(|m| of(m) == 0.0) {
+        return Ok(None);
+    }
+    let arms = summary.arms.iter().take(MOST_LINES);
+    let lines = arms.map(|arm| {
+        let own = moments.iter().filter(|m| m.arm == arm.name);
+        Line::path(&arm.name, own.map(|m| (m.at_s, of(m))).collect())
+    });
+    Ok(Some(Lines {
+        title: title.into(),
+        subtitle: format!("{}; {}; the first seed", source(summary), summary.arrivals),
+        x: "seconds from the start".into(),
+        y: match title {
+            "Keys and values in use" => "percent of the memory".into(),
+            _ => "requests".into(),
+        },
+        logarithmic: false,
+        lines: lines.collect(),
+    }))
+}
