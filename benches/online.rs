@@ -14,7 +14,8 @@ use std::time::Instant;
 use lenaware::execute::StepTimeModel;
 use lenaware::online::Request;
 use lenaware::online::arrivals::Arrivals;
-use lenaware::online::engine::{Limits, simulate};
+use lenaware::online::engine::{Limits, Simulation};
+use lenaware::online::memory::Memory;
 use lenaware::online::policy::PolicyConfig;
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
@@ -80,7 +81,13 @@ fn peak_memory() -> f64 {
     kilobytes.unwrap_or(f64::NAN) / 1024.0
 }
 
-fn report(name: &str, requests: &[Request], sizes: &[f32], policy: PolicyConfig, times: usize) {
+fn report(
+    name: &str,
+    requests: &[Request],
+    sizes: &[f32],
+    (policy, memory): (PolicyConfig, Memory),
+    times: usize,
+) {
     let limits = Limits {
         kv_tokens: 120_000,
         ..Limits::default()
@@ -91,8 +98,12 @@ fn report(name: &str, requests: &[Request], sizes: &[f32], policy: PolicyConfig,
     let mut told = String::new();
     for _ in 0..times {
         let begun = Instant::now();
-        let outcome = simulate(requests, sizes, policy.as_ref(), &limits, &step_time)
-            .expect("requests in order");
+        let outcome = Simulation {
+            memory,
+            ..Simulation::new(requests, sizes, policy.as_ref(), &limits, &step_time)
+        }
+        .run()
+        .expect("requests in order");
         seconds.push(begun.elapsed().as_secs_f64());
         told = format!(
             "{:.0} % busy, {:.0} rows, {:.0} waiting, {} preemptions",
@@ -116,9 +127,10 @@ fn main() {
     let trace = std::env::args().skip(1).find(|a| !a.starts_with("--"));
     let lengths = lengths(trace.as_deref().map(Path::new));
     let poisson = Arrivals::Poisson { rate: RATE };
+    let plain = (PolicyConfig::Fcfs, Memory::AsItComes);
     for n in [10_000, 100_000, REQUESTS] {
         let (requests, sizes) = requests(n, &lengths, &poisson);
-        report("fcfs", &requests, &sizes, PolicyConfig::Fcfs, REPETITIONS);
+        report("fcfs", &requests, &sizes, plain, REPETITIONS);
     }
     let sjf = PolicyConfig::Sjf {
         at: None,
@@ -146,9 +158,17 @@ fn main() {
         let (requests, sizes) = requests(REQUESTS, &lengths, &arrivals);
         for policy in others.iter().chain(&[PolicyConfig::Fcfs]) {
             let name = format!("{}, {when}", policy.name());
-            report(&name, &requests, &sizes, *policy, 1);
+            report(&name, &requests, &sizes, (*policy, Memory::AsItComes), 1);
+        }
+        for memory in [
+            Memory::SetAside { at: 0.9 },
+            Memory::Peak { at: 0.5 },
+            Memory::History { window: 1000 },
+        ] {
+            let name = format!("fcfs, {}, {when}", memory.name());
+            report(&name, &requests, &sizes, (PolicyConfig::Fcfs, memory), 1);
         }
     }
     let (requests, sizes) = requests(10 * REQUESTS, &lengths, &poisson);
-    report("fcfs", &requests, &sizes, PolicyConfig::Fcfs, 1);
+    report("fcfs", &requests, &sizes, plain, 1);
 }

@@ -467,7 +467,9 @@ group_size = [64, 256]
         for key in [
             "policy = 'srpt'",
             "policy = { kind = 'las', quantum = 32 }",
-            "policy = { kind = 'reserve', at = 0.9 }",
+            "policy = { kind = 'multi-bin', bins = 4 }",
+            "memory = { kind = 'set-aside', at = 0.9 }",
+            "repredict = { every = 64 }",
             "kv_tokens = 4096",
             "token_budget = 512",
             "block = 16",

@@ -368,6 +368,29 @@ proptest! {
     }
 
     #[test]
+    fn nobody_is_overtaken_once_the_guard_is_up(
+        requests in requests(),
+        slots in 1usize..4,
+        guard_s in 1.0..40.0f64,
+    ) {
+        let limits = Limits { slots, kv_tokens: 150, block: 4, ..Limits::default() };
+        for config in [
+            PolicyConfig::Sjf { at: None, beta: None, guard_s: Some(guard_s) },
+            PolicyConfig::Packing { guard_s: Some(guard_s) },
+        ] {
+            let times = served(&run(&requests, config, &limits, &clock(1.0)));
+            for (early, first) in requests.iter().zip(&times) {
+                let up = early.arrival_s + guard_s;
+                for (late, other) in requests.iter().zip(&times) {
+                    let came_later = late.arrival_s > early.arrival_s;
+                    let overtook = other.admitted_s >= up && other.admitted_s < first.admitted_s;
+                    prop_assert!(!(came_later && overtook), "{config:?}: {early:?} {late:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
     fn the_shortest_first_is_never_later_in_the_mean(
         responses in prop::collection::vec(1u32..60, 1..30),
     ) {

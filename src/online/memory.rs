@@ -53,9 +53,9 @@ impl Memory {
     pub fn name(&self) -> String {
         match self {
             Memory::AsItComes => String::new(),
-            Memory::SetAside { at } => format!("memory for {at} set aside"),
-            Memory::Peak { at } => format!("peak memory at {at}"),
-            Memory::History { window } => format!("peak memory from {window} past answers"),
+            Memory::SetAside { at } => format!("{at} set aside"),
+            Memory::Peak { at } => format!("peak at {at}"),
+            Memory::History { window } => format!("peak of past {window}"),
         }
     }
 }

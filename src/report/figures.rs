@@ -14,6 +14,7 @@ mod lines;
 mod predictors;
 mod reliability;
 mod schedule;
+mod strips;
 mod temperatures;
 mod training;
 
@@ -30,6 +31,7 @@ pub use lines::{Line, Lines, lines};
 pub use predictors::{PredictorRow, predicted_vs_true, predictor_bars};
 pub use reliability::reliability;
 pub use schedule::schedule_diagram;
+pub use strips::{Strips, strips};
 pub use temperatures::lengths_by_temperature;
 pub use training::loss_curve;
 

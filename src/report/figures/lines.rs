@@ -28,7 +28,6 @@ pub struct Line {
     name: String,
     points: Vec<(f64, f64)>,
     joined: bool,
-    dotted: bool,
 }
 
 impl Line {
@@ -38,15 +37,6 @@ impl Line {
             name: name.to_string(),
             points,
             joined: true,
-            dotted: true,
-        }
-    }
-
-    /// A line alone: so many points that each is not to be seen.
-    pub fn path(name: &str, points: Vec<(f64, f64)>) -> Line {
-        Line {
-            dotted: false,
-            ..Line::new(name, points)
         }
     }
 
@@ -123,7 +113,7 @@ pub(super) fn plot(canvas: &mut Canvas, figure: &Lines) {
                 canvas.line(pair[0], pair[1], color, 3.5);
             }
         }
-        for at in points.iter().filter(|_| line.dotted) {
+        for at in &points {
             canvas.dot(*at, if line.joined { 5.0 } else { 9.0 }, color, 1.0);
         }
         if let Some((_, y)) = points.last() {

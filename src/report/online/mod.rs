@@ -12,10 +12,11 @@ use crate::error::{Error, Result};
 use crate::online::summary::{ArmFigures, OnlineSummary};
 use crate::persist;
 
-use super::figures::{Line, Lines};
+use super::figures::Strips;
 use super::html::{ReportData, render};
 use super::run_dir::{RunDirectory, pretty};
 use super::tables::{markdown_table, text_table};
+use super::wording::grouped;
 use super::{figures, html};
 use finding::{finding, shallow};
 use origin::{caption, compared, source, word};
@@ -24,8 +25,6 @@ use tables::{MomentLine, by_length, csv, table, timeline_csv};
 
 const SUMMARY: &str = "summary.json";
 const TIMELINE: &str = "timeline.csv";
-/// Arms that the figures over time show.
-const MOST_LINES: usize = 6;
 /// Arms that the figures of latencies show.
 const MOST_ROWS: usize = 24;
 
@@ -155,7 +154,7 @@ pub fn draw_online(folder: &Path) -> Result<PathBuf> {
             continue;
         };
         let stem = folder.join("figures").join(name);
-        figures::lines(&stem, &figure)?;
+        figures::strips(&stem, &figure)?;
         let path = stem.with_extension("svg");
         let svg = std::fs::read_to_string(&path).map_err(|e| Error::io(&path, e))?;
         drawn.push((format!("{title}, {word}, first seed."), svg));
@@ -206,44 +205,44 @@ pub fn draw_online(folder: &Path) -> Result<PathBuf> {
 type OverTime = (&'static str, &'static str, fn(&MomentLine) -> f64);
 
 const OVER_TIME: [OverTime; 2] = [
-    ("kv-use", "Keys and values in use", |m| 100.0 * m.kv_use),
+    ("kv-use", KV_USE, |m| 100.0 * m.kv_use),
     ("waiting", "Requests that wait", |m| m.waiting as f64),
 ];
+const KV_USE: &str = "Keys and values in use";
 
-/// The first arms over time, where that was kept and there is something to see.
+/// The arms over time, where that was kept and there is something to see.
 fn over_time(
     folder: &Path,
     summary: &OnlineSummary,
     title: &str,
     of: fn(&MomentLine) -> f64,
-) -> Result<Option<Lines>> {
+) -> Result<Option<Strips>> {
     let path = folder.join(TIMELINE);
     if !path.is_file() {
         return Ok(None);
     }
-    let mut reader =
-        csv::Reader::from_path(&path).map_err(|e| Error::malformed(&path, e.to_string()))?;
-    let moments: Vec<MomentLine> = reader
-        .deserialize()
+    let malformed = |e: ::csv::Error| Error::malformed(&path, e.to_string());
+    let mut reader = ::csv::Reader::from_path(&path).map_err(malformed)?;
+    let moments: Vec<MomentLine> = (reader.deserialize())
         .collect::<std::result::Result<_, _>>()
-        .map_err(|e| Error::malformed(&path, e.to_string()))?;
-    if moments.iter().all(|m| of(m) == 0.0) {
+        .map_err(malformed)?;
+    let most = moments.iter().map(of).fold(0.0, f64::max);
+    if most == 0.0 {
         return Ok(None);
     }
-    let arms = summary.arms.iter().take(MOST_LINES);
-    let lines = arms.map(|arm| {
+    let (full, full_name) = match title {
+        KV_USE => (100.0, "all of the memory".to_string()),
+        _ => (most, format!("{} requests", grouped(most, 0))),
+    };
+    let strips = summary.arms.iter().map(|arm| {
         let own = moments.iter().filter(|m| m.arm == arm.name);
-        Line::path(&arm.name, own.map(|m| (m.at_s, of(m))).collect())
+        (arm.name.clone(), own.map(|m| (m.at_s, of(m))).collect())
     });
-    Ok(Some(Lines {
+    Ok(Some(Strips {
         title: title.into(),
         subtitle: format!("{}; {}; the first seed", source(summary), summary.arrivals),
-        x: "seconds from the start".into(),
-        y: match title {
-            "Keys and values in use" => "percent of the memory".into(),
-            _ => "requests".into(),
-        },
-        logarithmic: false,
-        lines: lines.collect(),
+        full,
+        full_name,
+        strips: strips.collect(),
     }))
 }
