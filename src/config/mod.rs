@@ -13,6 +13,7 @@ use crate::dataset::{Label, Split};
 use crate::error::{Error, Result};
 use crate::online::arrivals::Arrivals;
 use crate::online::metrics::Slo;
+use crate::online::policy::PolicyConfig;
 use crate::schedule::{Batching, ScheduleOptions};
 
 use file::{ArmKeys, ExperimentFile};
@@ -161,18 +162,19 @@ impl Experiment {
             return at("workload", "`slo` needs `arrivals`");
         }
 
+        let served = file.workload.served;
         let live = file.executor.kind != ExecutorKind::Replay;
         let mut arms = Vec::new();
         for (place, keys) in file.arm.iter().enumerate() {
             let merged = keys.clone().over(&file.defaults);
-            arms.push(resolve(merged, arrivals, live, |message| {
+            arms.push(resolve(merged, (arrivals, served), live, |message| {
                 source.in_section("arm", place, message)
             })?);
         }
         for (place, swept) in file.sweep.iter().enumerate() {
             for keys in sweep::expand(swept, &file.arm, &source, place)? {
                 let merged = keys.over(&file.defaults);
-                arms.push(resolve(merged, arrivals, live, |message| {
+                arms.push(resolve(merged, (arrivals, served), live, |message| {
                     source.in_section("sweep", place, message)
                 })?);
             }
@@ -227,7 +229,7 @@ impl Experiment {
 /// Fills what neither arm nor defaults say with the built-in defaults, and checks the whole.
 fn resolve(
     keys: ArmKeys,
-    arrivals: Option<Arrivals>,
+    (arrivals, served): (Option<Arrivals>, Served),
     live: bool,
     mistake: impl Fn(&str) -> Error,
 ) -> Result<Arm> {
@@ -237,7 +239,13 @@ fn resolve(
     let built_in = ScheduleOptions::default();
     let online = online::resolve(&keys, arrivals, live)
         .map_err(|error| mistake(&format!("arm '{name}': {error}")))?;
-    if online.is_some() {
+    if let Some(online) = &online {
+        if online.policy == PolicyConfig::Groups && served != Served::All {
+            return Err(mistake(&format!(
+                "arm '{name}': the policy groups is for several answers to each prompt: set \
+                 [workload] served = \"all\""
+            )));
+        }
         let schedule = ScheduleOptions {
             batching: Batching::Continuous,
             max_new_tokens: keys.max_new_tokens.unwrap_or(built_in.max_new_tokens),
@@ -251,7 +259,7 @@ fn resolve(
             predictor: keys.predictor.unwrap_or_else(|| "constant".to_owned()),
             label: keys.label.map_or(Label::Max, |label| label.0),
             schedule,
-            online,
+            online: Some(*online),
         });
     }
     let schedule = ScheduleOptions {

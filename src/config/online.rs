@@ -128,6 +128,16 @@ pub(super) fn resolve(
             "`repredict` takes `every` of at least 1 token and `probe_noise` from 0 to 10",
         );
     }
+    if keys.repredict.is_some() && !matches!(policy, PolicyConfig::Srpt { .. }) {
+        return wrong("`repredict` is of the policy srpt: no other looks at what is left");
+    }
+    if matches!(policy, PolicyConfig::Packing { .. }) && !matches!(memory, Memory::SetAside { .. })
+    {
+        return wrong(
+            "the policy packing packs what is set aside: give it `kv_tokens` and memory = { kind \
+             = \"set-aside\", at = 0.9 }",
+        );
+    }
     Ok(Some(OnlineArm {
         policy,
         arrivals,

@@ -249,6 +249,7 @@ mod tests {
             t2: 0.0,
             p0: 0.0,
             p1: 0.0,
+            off_line: Vec::new(),
         };
         ReplayExecutor::new(lengths, &vec![0; lengths.len()], 100, one_second)
     }

@@ -9,7 +9,7 @@ use crate::model::llama::Chunk;
 
 use super::StepTimeModel;
 use super::step_time::{
-    FitError, PrefillObservation, StepObservation, fit, fit_prefill, held_out_error,
+    FitError, PrefillObservation, StepObservation, fit, fit_prefill, held_out_error, off_the_line,
 };
 
 /// Steps timed at each position. Their mean counts: a run also pays for the steps that the
@@ -95,6 +95,11 @@ pub fn measure(
         t2,
         p0,
         p1,
+        off_line: Vec::new(),
+    };
+    let model = StepTimeModel {
+        off_line: off_the_line(&model, &fitted),
+        ..model
     };
     Ok(Profile {
         held_out: held_out_error(&model, &held),

@@ -91,14 +91,22 @@ impl Executor for ReplayExecutor {
         let decoded = rows.iter().map(|(_, gained)| *gained).max().unwrap_or(0);
         let mut decode_s = self.step_time.t0 * decoded as f64;
         let mut computed_tokens = 0;
+        let mut lasting = Vec::with_capacity(batch.members.len());
         for (member, (position, gained)) in batch.members.iter().zip(rows) {
             let computed = match batching {
                 Batching::Compacting => gained,
                 Batching::Static | Batching::Continuous => decoded,
             };
             computed_tokens += computed;
+            lasting.push(computed);
             let position = self.prompt_tokens[*member] + position;
             decode_s += self.step_time.row(position, computed);
+        }
+        // How far off the line steps are hangs on how many rows they have.
+        lasting.sort_unstable_by(|a, b| b.cmp(a));
+        for (rows, computed) in lasting.iter().enumerate() {
+            let longer = computed - lasting.get(rows + 1).unwrap_or(&0);
+            decode_s += longer as f64 * self.step_time.off(rows + 1);
         }
         let prefill_s = match started {
             0 => 0.0,
@@ -198,6 +206,7 @@ mod tests {
             t2: 0.001,
             p0: if prefill { 0.125 } else { 0.0 },
             p1: if prefill { 0.01 } else { 0.0 },
+            off_line: Vec::new(),
         }
     }
 

@@ -114,9 +114,15 @@ fn complete(outcome: &mut Outcome, arriving: &Arriving<'_>, times: &[Served]) {
     let waited: f64 = (arriving.requests.iter().zip(times))
         .map(|(request, t)| t.admitted_s - request.arrival_s)
         .sum();
+    // Where requests come over time, predicting one is counted while others decode.
+    let spread = arriving.requests.iter().any(|r| r.arrival_s > 0.0);
+    let busy_s = match spread {
+        true => outcome.busy_s + arriving.predict_s,
+        false => outcome.busy_s,
+    };
     let decoding: f64 = times.iter().map(|t| t.finish_s - t.first_token_s).sum();
     outcome.waiting_mean = waited / outcome.makespan_s.max(f64::MIN_POSITIVE);
-    outcome.rows_mean = decoding / outcome.busy_s.max(f64::MIN_POSITIVE);
+    outcome.rows_mean = decoding / busy_s.max(f64::MIN_POSITIVE);
     outcome.fates = times.iter().map(|t| Fate::Served(*t)).collect();
 }
 

@@ -2,6 +2,7 @@
 //! and the positions they have reached. Named presets, TOML files written by `profile`, and
 //! the least-squares fit behind those files. All times are seconds.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use nalgebra::{DMatrix, DVector};
@@ -10,8 +11,8 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 use crate::schedule::StepCost;
 
-/// Step = `t0 + t1 * rows + t2 * (sum over rows of the position)`;
-/// prefill of a batch = `p0 + p1 * prompt tokens`.
+/// Step = `t0 + t1 * rows + t2 * (sum over rows of the position)`, and what `off_line` says of so
+/// many rows; prefill of a batch = `p0 + p1 * prompt tokens`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StepTimeModel {
@@ -29,6 +30,11 @@ pub struct StepTimeModel {
     pub p0: f64,
     /// Seconds a prompt token.
     pub p1: f64,
+    /// How far a step of so many rows is off the line, (rows, seconds), rows rising; between two
+    /// of them the straight line, beyond them the nearest. Engines compute rows in tiles, so that
+    /// nine can take as long as twelve. A schedule reckons without it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub off_line: Vec<(usize, f64)>,
 }
 
 /// No term takes longer, seconds.
@@ -80,6 +86,7 @@ impl StepTimeModel {
             t2: 0.000_002,
             p0: 0.0,
             p1: 0.0,
+            off_line: Vec::new(),
         }
     }
 
@@ -112,7 +119,38 @@ impl StepTimeModel {
                 "t0, t1, t2, p0, p1 must be seconds from 0 to a million, and steps must take time",
             ));
         }
+        let rising = model.off_line.windows(2).all(|pair| pair[0].0 < pair[1].0);
+        let takes = |(rows, off): &(usize, f64)| {
+            off.abs() <= LONGEST && model.t0 + model.t1 * *rows as f64 + off > 0.0
+        };
+        if !rising || !model.off_line.iter().all(takes) {
+            return Err(Error::malformed(
+                path,
+                "off_line must be [rows, seconds] with rising rows, and no step may take no time",
+            ));
+        }
         Ok(model)
+    }
+
+    /// Seconds of a step of so many rows at position 0.
+    pub fn at_rows(&self, rows: usize) -> f64 {
+        self.t0 + self.t1 * rows as f64 + self.off(rows)
+    }
+
+    /// How far a step of so many rows is off the line, seconds.
+    pub(super) fn off(&self, rows: usize) -> f64 {
+        let above = self.off_line.partition_point(|(knot, _)| *knot < rows);
+        match (
+            above.checked_sub(1).map(|i| self.off_line[i]),
+            self.off_line.get(above),
+        ) {
+            (Some((low, from)), Some((high, to))) => {
+                let share = (rows - low) as f64 / (high - low) as f64;
+                from + share * (to - from)
+            }
+            (Some((_, off)), None) | (None, Some(&(_, off))) => off,
+            (None, None) => 0.0,
+        }
     }
 
     /// As a schedule reckons.
@@ -138,10 +176,11 @@ impl StepTimeModel {
 
     /// `count` steps of `rows` rows whose positions add up to `context_sum` at the first one.
     pub fn steps(&self, rows: usize, context_sum: usize, count: usize) -> f64 {
+        let fixed = self.at_rows(rows);
         let (rows, count) = (rows as f64, count as f64);
         // Every row moves on by one position a step.
         let positions = count * context_sum as f64 + rows * count * (count - 1.0) / 2.0;
-        count * (self.t0 + self.t1 * rows) + self.t2 * positions
+        count * fixed + self.t2 * positions
     }
 
     /// One row's share of `count` steps from `position` on, without the step's own `t0`.
@@ -194,6 +233,23 @@ pub fn fit(observations: &[StepObservation]) -> Result<(f64, f64, f64)> {
     let seconds: Vec<f64> = observations.iter().map(|o| o.seconds).collect();
     let [t0, t1, t2] = relative_least_squares(&rows, &seconds)?;
     Ok((t0, t1, t2))
+}
+
+/// How far steps are off a model's line by their rows: the mean of each number of rows.
+pub fn off_the_line(model: &StepTimeModel, observations: &[StepObservation]) -> Vec<(usize, f64)> {
+    let mut by_rows: BTreeMap<usize, (f64, usize)> = BTreeMap::new();
+    for o in observations {
+        let (sum, count) = by_rows.entry(o.rows).or_default();
+        *sum += o.seconds - model.steps(o.rows, o.context_sum, 1);
+        *count += 1;
+    }
+    let means = by_rows
+        .into_iter()
+        .map(|(rows, (sum, n))| (rows, sum / n as f64));
+    // A step takes time, whatever the noise of a measurement says.
+    means
+        .filter(|(rows, off)| model.t0 + model.t1 * *rows as f64 + off > 0.0)
+        .collect()
 }
 
 /// Least squares of the relative errors for `(p0, p1)` with none of them negative.
@@ -322,6 +378,7 @@ mod tests {
         let model = StepTimeModel {
             name: "cpu".into(),
             p1: 0.001,
+            off_line: Vec::new(),
             ..StepTimeModel::paper()
         };
         std::fs::write(&path, model.to_toml().expect("serialises")).expect("writes");
@@ -356,6 +413,35 @@ mod tests {
         assert!(fit(&[]).is_err());
         assert!(fit_prefill(&[]).is_err());
         assert_eq!(held_out_error(&StepTimeModel::paper(), &[]), None);
+    }
+
+    #[test]
+    fn steps_off_the_line_are_kept_by_rows() {
+        let line = StepTimeModel {
+            t0: 0.01,
+            t1: 0.001,
+            ..StepTimeModel::paper()
+        };
+        let seen = |rows, seconds| StepObservation {
+            rows,
+            context_sum: 0,
+            seconds,
+        };
+        let off = off_the_line(&line, &[seen(4, 0.016), seen(4, 0.018), seen(8, 0.014)]);
+        let tiled = StepTimeModel {
+            off_line: off,
+            ..line.clone()
+        };
+        let at = |rows| tiled.at_rows(rows);
+        assert!((at(4) - 0.017).abs() < 1e-12 && (at(8) - 0.014).abs() < 1e-12);
+        // Between them halfway; beyond them the nearest.
+        assert!((at(6) - (0.016 - 0.0005)).abs() < 1e-12, "{}", at(6));
+        assert!((at(1) - (0.011 + 0.003)).abs() < 1e-12);
+        assert!((at(20) - (0.030 - 0.004)).abs() < 1e-12);
+        let text = tiled.to_toml().unwrap();
+        assert_eq!(StepTimeModel::parse(&text, Path::new("x")).unwrap(), tiled);
+        let wrong = text.replace("off_line = [", "off_line = [[9, 0.0], ");
+        assert!(StepTimeModel::parse(&wrong, Path::new("x")).is_err());
     }
 
     proptest! {

@@ -7,7 +7,6 @@ use crate::config::{Arm, ExecutorKind, Experiment};
 use crate::dataset::embedded;
 use crate::error::{Error, Result};
 use crate::execute::StepTimeModel;
-use crate::online::metrics::Figures;
 use crate::online::summary::{ArmFigures, OnlineArmSummary, OnlineSummary, over_seeds};
 use crate::predictor::{Prediction, Workshop};
 use crate::report::online::{OnlineDirectory, draw_online};
@@ -141,6 +140,9 @@ pub fn run_online(
             }
         }
         if let Some(error) = failed {
+            if done.is_empty() {
+                directory.discard();
+            }
             return Err(error);
         }
     }
@@ -192,7 +194,10 @@ fn summarise(
     // The first arm with the same load and the same engine.
     let base_of = |arm: &Arm| -> &Arm {
         let alike = |other: &&Arm| match (&other.online, &arm.online) {
-            (Some(a), Some(b)) => a.arrivals == b.arrivals && a.limits == b.limits,
+            (Some(a), Some(b)) => {
+                let most = |arm: &Arm| arm.schedule.max_new_tokens;
+                a.arrivals == b.arrivals && a.limits == b.limits && most(other) == most(arm)
+            }
             _ => false,
         };
         experiment
@@ -201,17 +206,17 @@ fn summarise(
             .find(alike)
             .unwrap_or(&experiment.arms[0])
     };
-    let (_, estimated_prompts) = workload.estimated_prompts();
+    // A model's own prompts are tokenised.
+    let estimated_prompts = match (live, &experiment.executor.random_weights) {
+        (Some(_), None) => 0,
+        _ => workload.estimated_prompts().1,
+    };
     let mut arms = Vec::new();
     for arm in &experiment.arms {
         let own = of(arm);
         let base = base_of(arm);
         let beside = of(base);
         let (mut figures, e2e_gain_pct, throughput_gain_pct) = over_seeds(&own, &beside)?;
-        let mean = |of: fn(&Figures) -> f64| -> f64 {
-            beside.iter().map(|run| of(&run.figures)).sum::<f64>() / beside.len().max(1) as f64
-        };
-        let waiting = mean(|f| f.waiting_mean);
         figures.extend(measured_figures(&own)?);
         let Some(online) = &arm.online else { continue };
         arms.push(OnlineArmSummary {
@@ -229,8 +234,8 @@ fn summarise(
             estimated_prompts,
             compared_with: base.name.clone(),
             seeds: own.iter().map(|run| run.seed).collect(),
-            queue_formed: waiting >= 1.0,
-            queue_exceeds_batch: waiting >= 1.0 && waiting >= mean(|f| f.rows_mean),
+            queue_formed: false,
+            queue_exceeds_batch: false,
             figures,
             e2e_gain_pct,
             throughput_gain_pct,
@@ -256,5 +261,6 @@ fn summarise(
             .arrivals
             .map_or_else(String::new, |a| a.in_words()),
         arms,
-    })
+    }
+    .judge_queues())
 }

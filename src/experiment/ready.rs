@@ -14,7 +14,7 @@ use crate::online::Request;
 use crate::online::arrivals::Arrivals;
 use crate::online::engine::{Outcome, Renewal, Simulation};
 use crate::online::memory::Memory;
-use crate::online::metrics::{Figures, Slo, figures, group_e2e_s};
+use crate::online::metrics::{Figures, Slo, Times, figures, group_e2e_s};
 use crate::schedule::{Forecast, arrival_order};
 
 use super::workload::Workload;
@@ -84,6 +84,14 @@ impl Ready {
         (done + rest) as f32
     }
 
+    /// Where answers are awaited together.
+    pub fn group_e2e_s(&self, outcome: &Outcome) -> Option<Times> {
+        match self.groups.is_empty() {
+            true => None,
+            false => Some(group_e2e_s(&self.requests, outcome, &self.groups)),
+        }
+    }
+
     /// Every figure, those of groups where there are any.
     pub fn figures(
         &self,
@@ -93,12 +101,8 @@ impl Ready {
     ) -> Result<Figures> {
         let budget = self.online.limits.token_budget;
         let alone = |request: &Request| alone_s(request, budget, step_time);
-        let group_e2e_s = match self.groups.is_empty() {
-            true => None,
-            false => Some(group_e2e_s(&self.requests, outcome, &self.groups)),
-        };
         Ok(Figures {
-            group_e2e_s,
+            group_e2e_s: self.group_e2e_s(outcome),
             ..figures(&self.requests, outcome, slo, alone)?
         })
     }
@@ -154,7 +158,10 @@ pub(super) fn prepare(
         said.map(|tokens| tokens as f32).collect()
     };
     let answers = match (online.memory, online.memory.at()) {
-        (_, Some(at)) => said(&|forecast| forecast.at(at)),
+        // No answer is longer than that, however wrong a prediction is made.
+        (_, Some(at)) => (said(&|forecast| forecast.at(at)).into_iter())
+            .map(|tokens| tokens.clamp(1.0, most as f32))
+            .collect(),
         // As long as any may be, until some have ended.
         (Memory::History { .. }, None) => vec![most as f32; order.len()],
         (_, None) => Vec::new(),
@@ -184,17 +191,19 @@ pub(super) fn prepare(
     })
 }
 
-/// Lets the requests of each group come together, when its first one would.
+/// Lets the requests of each group come together, when the first of as many requests would: the
+/// rate stays what it is.
 fn together(order: &mut [usize], times: &mut [f64], groups: &[u32]) {
     let mut first = vec![usize::MAX; groups.len()];
     for (place, request) in order.iter().enumerate() {
         let known = &mut first[groups[*request] as usize];
         *known = (*known).min(place);
     }
-    let at: Vec<f64> = times.to_vec();
     order.sort_by_key(|r| (first[groups[*r] as usize], *r));
-    for (time, request) in times.iter_mut().zip(order.iter()) {
-        *time = at[first[groups[*request] as usize]];
+    for place in 1..order.len() {
+        if groups[order[place]] == groups[order[place - 1]] {
+            times[place] = times[place - 1];
+        }
     }
 }
 
@@ -223,6 +232,6 @@ mod tests {
         let (mut order, mut times) = (vec![3, 4, 0, 2, 1], vec![1.0, 2.0, 3.0, 4.0, 5.0]);
         together(&mut order, &mut times, &groups);
         assert_eq!(order, [2, 3, 4, 0, 1]);
-        assert_eq!(times, [1.0, 1.0, 2.0, 3.0, 3.0]);
+        assert_eq!(times, [1.0, 1.0, 3.0, 4.0, 4.0]);
     }
 }

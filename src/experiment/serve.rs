@@ -11,7 +11,7 @@ use crate::evaluate::summary::Measure;
 use crate::execute::{Arriving, Executor, LiveExecutor, StepTimeModel};
 use crate::online::arrivals::Arrivals;
 use crate::online::engine::{Outcome, simulate};
-use crate::online::metrics::{Slo, figures};
+use crate::online::metrics::{Figures, Slo, figures};
 use crate::online::policy::PolicyConfig;
 use crate::online::summary::{ArmFigures, Measured, ServedRequest, by_path};
 use crate::online::{Fate, Request};
@@ -85,14 +85,20 @@ impl Stage {
         let simulated = match step_time {
             Some(step_time) => {
                 let beside = ready.beside(step_time, predict_s)?;
-                Some(figures(&ready.requests, &beside, slo, alone)?)
+                Some(Figures {
+                    group_e2e_s: ready.group_e2e_s(&beside),
+                    ..figures(&ready.requests, &beside, slo, alone)?
+                })
             }
             None => None,
         };
         Ok(ArmFigures {
             arm: ready.name.clone(),
             seed,
-            figures: figures(&ready.requests, &outcome, slo, alone)?,
+            figures: Figures {
+                group_e2e_s: ready.group_e2e_s(&outcome),
+                ..figures(&ready.requests, &outcome, slo, alone)?
+            },
             timeline: Vec::new(),
             measured: Some(Measured {
                 predict_s,
@@ -106,23 +112,28 @@ impl Stage {
 
 impl Ready {
     /// The same requests in simulated time. Predicting is charged as it is in real time: where
-    /// all come at once everybody waits for all predictions, and else for one with every
-    /// prefill.
+    /// all come at once everybody waits for all predictions, and else its time is spread over
+    /// the tokens of all prompts.
     fn beside(&self, step_time: &StepTimeModel, predict_s: f64) -> Result<Outcome> {
         let policy = self.online.policy.build()?;
         let limits = &self.online.limits;
         let at_once = self.online.arrivals == Arrivals::AtOnce;
-        let (before_s, each_s) = match at_once {
+        let prompts = self.requests.iter().map(|r| f64::from(r.prompt_tokens));
+        let prompts = prompts.sum::<f64>().max(1.0);
+        let (before_s, a_token_s) = match at_once {
             true => (predict_s, 0.0),
-            false => (0.0, predict_s / self.requests.len().max(1) as f64),
+            false => (0.0, predict_s / prompts),
         };
         let charged = StepTimeModel {
-            p0: step_time.p0 + each_s,
+            p1: step_time.p1 + a_token_s,
             ..step_time.clone()
         };
         let sizes = &self.sizes;
         let mut outcome = simulate(&self.requests, sizes, policy.as_ref(), limits, &charged)?;
+        let waited = outcome.waiting_mean * outcome.makespan_s;
         outcome.makespan_s += before_s;
+        let all = waited + before_s * self.requests.len() as f64;
+        outcome.waiting_mean = all / outcome.makespan_s.max(f64::MIN_POSITIVE);
         for fate in &mut outcome.fates {
             if let Fate::Served(times) = fate {
                 times.admitted_s += before_s;

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use super::itl::Gaps;
 use super::kv::Blocks;
 use super::memory::{History, Ledger, Memory};
-use super::policy::{Known, Policy};
+use super::policy::{Known, Policy, Queueing};
 use super::queue::Queue;
 use super::timeline::{Moment, Timeline};
 use super::{Fate, Request, Served};
@@ -205,6 +205,17 @@ impl<'a> Simulation<'a> {
         let small = count < 1 << 31 && self.groups.iter().all(|g| (*g as usize) < count);
         let alike = self.sizes.len() == count && fits(self.answers.len());
         let renewed = self.renewal.is_none_or(|r| r.every > 0);
+        let queueing = self.policy.queueing();
+        let guarded = self.policy.guard().is_some();
+        if (self.policy.learns_from_groups() && (queueing != Queueing::Ranked || guarded))
+            || (matches!(queueing, Queueing::Batches { .. }) && guarded)
+        {
+            return Err(Error::Usage(
+                "a policy that learns from groups must rank, and neither it nor one that serves \
+                 batches can have a guard"
+                    .into(),
+            ));
+        }
         if ordered && finite && sane && small && alike && renewed && fits(self.groups.len()) {
             return Ok(());
         }
@@ -329,6 +340,8 @@ struct Engine<'a> {
     block_seconds: f64,
     row_seconds: f64,
     most_blocks: u64,
+    /// When the last iteration ended.
+    stepped_s: f64,
     /// Copying that the next token of every row waits for.
     copied_s: f64,
     /// Of all requests, every time they waited.
@@ -408,6 +421,7 @@ impl<'a> Engine<'a> {
             block_seconds: 0.0,
             row_seconds: 0.0,
             most_blocks: 0,
+            stepped_s: 0.0,
             copied_s: 0.0,
             waited_s: 0.0,
             last_finish_s: 0.0,

@@ -14,6 +14,7 @@ fn clock(p0: f64) -> StepTimeModel {
         t2: 0.0,
         p0,
         p1: 0.0,
+        off_line: Vec::new(),
     }
 }
 
@@ -336,8 +337,11 @@ proptest! {
         for (config, memory) in cases {
             let policy = config.build().unwrap();
             let sizes = oracle(&requests);
+            // Half of what comes, or twice as much.
+            let answers: Vec<f32> = sizes.iter().enumerate().map(|(r, n)| n * [0.5, 2.0][r % 2]).collect();
             let all = Simulation {
                 memory,
+                answers: &answers,
                 groups: &groups,
                 renewal: Some(Renewal { every: 4, size: &|r, g| (r % 40 + g) as f32 }),
                 ..Simulation::new(&requests, &sizes, policy.as_ref(), &limits, &time)

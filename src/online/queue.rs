@@ -155,7 +155,7 @@ impl Queue {
         }));
     }
 
-    /// A waiting request's rank has changed.
+    /// A waiting request's rank has changed; only where requests are ranked, without a guard.
     pub fn rerank(&mut self, request: u32, rank: f64) {
         let stamp = self.stamps[request as usize] + 1;
         self.stamps[request as usize] = stamp;
@@ -188,18 +188,31 @@ impl Queue {
         None
     }
 
-    /// The step at which the one that has waited longest starves, under a guard of steps.
-    pub fn starves_at(&mut self) -> Option<u64> {
-        let Some(Guard::Steps { threshold, .. }) = self.guard else {
-            return None;
-        };
+    /// Since when the one that the guard looks at has waited.
+    fn oldest_since(&mut self) -> Option<f64> {
         while let Some(Reverse(entry)) = self.oldest.peek() {
             if !Self::stale(&self.stamps, entry) {
-                return Some(entry.rank as u64 + threshold);
+                return Some(entry.rank);
             }
             self.oldest.pop();
         }
         None
+    }
+
+    /// The step at which the one that has waited longest starves, under a guard of steps.
+    pub fn starves_at(&mut self) -> Option<u64> {
+        match self.guard {
+            Some(Guard::Steps { threshold, .. }) => Some(self.oldest_since()? as u64 + threshold),
+            _ => None,
+        }
+    }
+
+    /// The moment at which the one that came first goes first, under a guard of seconds.
+    pub fn guard_up_at_s(&mut self) -> Option<f64> {
+        match self.guard {
+            Some(Guard::Seconds(seconds)) => Some(self.oldest_since()? + seconds),
+            _ => None,
+        }
     }
 
     /// Who is next at this moment; `arrival_s` knows when requests came.

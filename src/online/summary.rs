@@ -89,7 +89,8 @@ pub struct OnlineArmSummary {
     /// above it, percent, paired by seed.
     pub e2e_gain_pct: Measure,
     pub throughput_gain_pct: Measure,
-    /// Whether requests ever had to wait for others: where they do not, no policy can matter.
+    /// Whether requests had to wait for others in the arm that this one is compared with: where
+    /// they do not, no policy can matter.
     pub queue_formed: bool,
     /// Whether more requests waited than rows ran, on average, in the arm that this one is
     /// compared with: only there a policy is called better.
@@ -135,6 +136,29 @@ pub struct OnlineSummary {
     pub step_time: String,
     pub arrivals: String,
     pub arms: Vec<OnlineArmSummary>,
+}
+
+impl OnlineSummary {
+    /// The arm that `arm` is compared with.
+    pub fn base_of(&self, arm: &OnlineArmSummary) -> Option<&OnlineArmSummary> {
+        (self.arms.iter()).find(|other| other.name == arm.compared_with)
+    }
+
+    /// Looks in every arm whether a queue formed, and whether it exceeded the batch.
+    pub fn judge_queues(mut self) -> OnlineSummary {
+        let judged: Vec<(bool, bool)> = (self.arms.iter())
+            .map(|arm| {
+                let base = self.base_of(arm).unwrap_or(arm);
+                let (waiting, rows) = (base.mean("waiting_mean"), base.mean("rows_mean"));
+                (waiting >= 1.0, waiting >= 1.0 && waiting >= rows)
+            })
+            .collect();
+        for (arm, (formed, exceeds)) in self.arms.iter_mut().zip(judged) {
+            arm.queue_formed = formed;
+            arm.queue_exceeds_batch = exceeds;
+        }
+        self
+    }
 }
 
 /// Every number of a run's figures by its path.

@@ -100,3 +100,114 @@ fn traces_bring_their_times_and_others_do_not() {
     let line = refusal(&output, 2);
     assert!(line.contains("trace"), "{line}");
 }
+
+const ROLLOUTS: &str = r#"
+[experiment]
+name = "rollouts"
+seeds = [1, 2]
+[workload]
+split = "test"
+limit = 20
+served = "all"
+arrivals = "at-once"
+[executor]
+step_time = "llama-7b-a100-roofline"
+[defaults]
+predictor = "ground-truth"
+batch_size = 16
+kv_tokens = 4096
+[[arm]]
+name = "fcfs"
+[[arm]]
+name = "groups"
+policy = "groups"
+memory = { kind = "history", window = 50 }
+[[arm]]
+name = "renewed"
+policy = { kind = "srpt", limit = 0.8 }
+repredict = { every = 32 }
+memory = { kind = "peak", at = 0.5 }
+[[arm]]
+name = "probed"
+policy = "srpt"
+repredict = { every = 32, probe_noise = 0.2 }
+"#;
+
+#[test]
+fn rollouts_memory_and_renewed_predictions_are_told_apart() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("rollouts.toml"), ROLLOUTS).unwrap();
+    let mut command = lenaware(dir.path());
+    let summary = succeed_json(command.args(["--json", "ablate", "--config", "rollouts.toml"]));
+    let arms = summary["arms"].as_array().unwrap();
+    let told = |arm: usize, key: &str| arms[arm][key].as_str().unwrap().to_string();
+    assert_eq!(told(1, "memory"), "peak of past 50");
+    assert_eq!(told(2, "repredict"), "renewed every 32 tokens");
+    assert!(told(3, "repredict").starts_with("probed"));
+    for arm in arms {
+        // 20 prompts with four recorded answers each.
+        assert_eq!(arm["figures"]["completed"]["mean"], 80.0);
+        assert_eq!(arm["compared_with"], "fcfs");
+        let group = arm["figures"]["group_e2e_s.p50"]["mean"].as_f64().unwrap();
+        let alone = arm["figures"]["e2e_s.p50"]["mean"].as_f64().unwrap();
+        assert!(
+            group >= alone,
+            "the last of a group is no sooner than its members"
+        );
+    }
+    let runs = dir.path().join("results/rollouts");
+    let folder = std::fs::read_dir(&runs).unwrap().next().unwrap().unwrap();
+    let folder = folder.path();
+    let timeline = read(folder.join("timeline.csv"));
+    assert!(timeline.starts_with("arm,seed,at_s,waiting,rows,kv_use\n"));
+    assert!(timeline.lines().any(|line| line.starts_with("renewed,1,")));
+    assert!(!timeline.contains("renewed,2,"));
+    for name in ["figures/kv-use.svg", "figures/waiting.png"] {
+        assert!(folder.join(name).is_file(), "{name}");
+    }
+    assert!(read(folder.join("report.html")).contains("makespan s"));
+    // The run's own config.toml says it all.
+    let config = folder.join("config.toml");
+    let mut again = lenaware(dir.path());
+    let repeated = succeed_json(again.args([
+        "--json",
+        "ablate",
+        "--config",
+        config.to_str().unwrap(),
+        "--results",
+        "again",
+    ]));
+    assert_eq!(repeated["arms"], summary["arms"]);
+}
+
+#[test]
+fn mistakes_in_memory_and_predictions_name_the_remedy() {
+    let dir = tempfile::tempdir().unwrap();
+    for (line, expected) in [
+        ("memory = { kind = \"peak\", at = 0.5 }", "kv_tokens"),
+        (
+            "memory = { kind = \"peak\", at = 1.5 }\nkv_tokens = 99",
+            "from 0 to 1",
+        ),
+        ("memory = \"history\"", "window"),
+        ("repredict = { every = 0 }", "`every`"),
+        (
+            "policy = { kind = \"ranking\", starvation_steps = 0, quantum_steps = 1 }",
+            "at least 1",
+        ),
+        ("policy = { kind = \"multi-bin\", bins = 0 }", "bins"),
+        ("policy = { kind = \"mlfq\", quantum = 0 }", "quantum"),
+    ] {
+        let text = format!(
+            "[experiment]\nname = \"x\"\n[workload]\narrivals = \"at-once\"\n[[arm]]\nname = \
+             \"a\"\n{line}\n"
+        );
+        std::fs::write(dir.path().join("x.toml"), text).unwrap();
+        let output = lenaware(dir.path())
+            .args(["ablate", "--config", "x.toml"])
+            .output()
+            .unwrap();
+        let said = refusal(&output, 2);
+        assert!(said.contains(expected), "{line}: {said}");
+    }
+}

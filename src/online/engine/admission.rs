@@ -82,7 +82,8 @@ impl Engine<'_> {
             [] => self.asked.sizes,
             answers => answers,
         };
-        answers[request as usize].max(0.0).ceil() as u64
+        // More than any engine holds, and little enough to be added up.
+        (answers[request as usize].max(0.0).ceil() as u64).min(1 << 40)
     }
 
     /// Blocks that a request is given on admission: of its context with the next token, or of
@@ -130,6 +131,27 @@ impl Engine<'_> {
             self.ledger.remove(request);
             let rest = self.rest(request, generated);
             self.ledger.insert(request, context, self.step, rest);
+        }
+    }
+
+    /// From now on all that run are reckoned with by what is known now.
+    fn reckon_all(&mut self) {
+        if !self.reckons() {
+            return;
+        }
+        let rows = self.rows.iter().flatten().map(|row| {
+            let gained = self.step - row.since;
+            let given = self.progress[row.request as usize].generated + gained as u32;
+            (row.request, row.context + gained, given)
+        });
+        let prefills = self.prefills.iter().map(|prefill| {
+            let request = prefill.request;
+            let given = self.progress[request as usize].generated;
+            (request, self.to_prefill(request), given)
+        });
+        let running: Vec<_> = rows.chain(prefills).collect();
+        for (request, context, given) in running {
+            self.reckon(request, context, given);
         }
     }
 
@@ -275,7 +297,11 @@ impl Engine<'_> {
         self.last_finish_s = self.now;
         self.ledger.remove(request);
         let length = self.requests[request as usize].response_tokens;
+        let first = self.history.is_empty();
         self.history.add(length);
+        if first {
+            self.reckon_all();
+        }
         let Some(group) = self.asked.groups.get(request as usize) else {
             return;
         };
@@ -394,13 +420,13 @@ impl Engine<'_> {
             }
         }
         self.fresh.retain(|r| *r != request);
-        let now = self.now;
+        let (now, last_token_s) = (self.now, self.stepped_s);
         let done = &mut self.progress[request as usize];
         done.times.preemptions += 1;
         if slot.is_some() && done.generated > 0 {
             // One that is displaced before its next token still waits for that.
             if !done.paused {
-                done.paused_s = now;
+                done.paused_s = last_token_s;
             }
             done.paused = true;
         }

@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 
 use super::{Engine, Prefill};
-use crate::online::policy::Guard;
+use crate::online::policy::Queueing;
 use crate::online::timeline::Moment;
 
 impl Engine<'_> {
@@ -17,7 +17,11 @@ impl Engine<'_> {
             } else if self.decoding > 0 {
                 self.decode();
             } else if let Some(request) = self.requests.get(self.next) {
-                self.now = self.now.max(request.arrival_s);
+                let until = self.now.max(request.arrival_s);
+                for moment in [self.now, until] {
+                    self.now = moment;
+                    self.keep_moment();
+                }
             } else if self.queue.is_empty() {
                 return;
             }
@@ -48,7 +52,7 @@ impl Engine<'_> {
         };
         let seconds = base
             + time.p1 * chunk as f64
-            + time.t1 * self.decoding as f64
+            + (time.at_rows(self.decoding as usize) - time.t0) * f64::from(self.decoding > 0)
             + time.t2 * self.context as f64;
         self.prefilled += chunk;
         self.advance(1, seconds);
@@ -93,29 +97,11 @@ impl Engine<'_> {
         if let (true, Some(request)) = (listens, self.requests.get(self.next)) {
             count = count.min(self.steps_until(request.arrival_s));
         }
-        let renewed = self.asked.renewal.filter(|_| self.policy.preempts());
-        for looks_again in [self.policy.quantum(), renewed.map(|r| r.every)] {
-            if let (Some(tokens), false) = (looks_again, self.queue.is_empty()) {
-                count = count.min(u64::from(tokens));
-            }
+        if !self.queue.is_empty() {
+            count = count.min(self.looks_again_in());
         }
-        if let (Some(Guard::Steps { quantum, .. }), true) =
-            (self.policy.guard(), self.policy.preempts())
-        {
-            // Somebody starves at a step; one who starves already waits for a place that is
-            // kept for others as long as that.
-            match self.queue.starves_at() {
-                Some(step) if step > self.step => count = count.min(step - self.step),
-                Some(_) => count = count.min(quantum.max(1)),
-                None => {}
-            }
-        }
-        if self.reckons() && !self.vacant.is_empty() && !self.queue.is_empty() {
-            // What the running ones will hold at most together falls as they come nearer to
-            // their ends.
-            count = count.min(self.blocks.size());
-        }
-        if !self.fresh.is_empty() {
+        if !self.fresh.is_empty() || self.copied_s > 0.0 {
+            // Tokens that are waited for in a way of their own.
             count = 1;
         }
         count = self.blocks.lasts(self.step, count).max(1);
@@ -127,13 +113,56 @@ impl Engine<'_> {
         self.advance(count, seconds);
     }
 
+    /// Steps after which somebody who waits may be next, or let in, though nobody comes or ends.
+    fn looks_again_in(&mut self) -> u64 {
+        let mut count = u64::MAX;
+        if self.policy.preempts() {
+            // Ranks of running ones change, and places are kept no longer.
+            let every = self.asked.renewal.map(|renewal| renewal.every);
+            for row in self.rows.iter().flatten() {
+                let progress = &self.progress[row.request as usize];
+                let given = progress.generated + (self.step - row.since) as u32;
+                let renewed = every.map(|every| (given / every + 1).saturating_mul(every));
+                for change in [self.policy.changes_at(given), renewed]
+                    .into_iter()
+                    .flatten()
+                {
+                    count = count.min(u64::from(change.saturating_sub(given)));
+                }
+                if progress.kept_until > self.step {
+                    count = count.min(progress.kept_until - self.step);
+                }
+            }
+            if let Some(step) = self.queue.starves_at()
+                && step > self.step
+            {
+                count = count.min(step - self.step);
+            }
+        }
+        if self.bounded && !self.vacant.is_empty() {
+            // One who waits does not fit, and another one may be first soon.
+            if let Some(moment) = self.queue.guard_up_at_s()
+                && moment > self.now
+            {
+                count = count.min(self.steps_until(moment));
+            }
+            // Response ratios change all the time; and what the running ones will hold at most
+            // together falls as they come nearer to their ends.
+            let ratios = self.policy.queueing() == Queueing::ResponseRatio;
+            if ratios || self.reckons() {
+                count = count.min(self.blocks.size());
+            }
+        }
+        count.max(1)
+    }
+
     /// The fewest steps after which it is `moment`; at least one.
     pub(super) fn steps_until(&self, moment: f64) -> u64 {
         let wait = moment - self.now;
         let rows = self.decoding as f64;
         // count x (t0 + t1 rows + t2 context) + t2 rows count (count - 1) / 2 = wait
         let a = self.time.t2 * rows / 2.0;
-        let b = self.time.t0 + self.time.t1 * rows + self.time.t2 * self.context as f64 - a;
+        let b = self.time.at_rows(self.decoding as usize) + self.time.t2 * self.context as f64 - a;
         let count = 2.0 * wait / (b + (b * b + 4.0 * a * wait).max(0.0).sqrt()).max(1e-12);
         count.ceil().clamp(1.0, 1e15) as u64
     }
@@ -158,6 +187,7 @@ impl Engine<'_> {
             self.gaps.add(gap, ordinary);
         }
         self.copied_s = 0.0;
+        self.stepped_s = self.now;
         self.context += count * self.decoding;
         self.step += count;
         for request in self.fresh.drain(..) {

@@ -13,6 +13,7 @@ fn clock() -> StepTimeModel {
         t2: 0.0,
         p0: 0.0,
         p1: 0.0,
+        off_line: Vec::new(),
     }
 }
 
@@ -220,4 +221,65 @@ fn a_prediction_that_is_renewed_gives_the_slot_away() {
     assert_eq!(with(None, renewal), [70.0, 30.0]);
     // TRAIL's limit: after 4 of 5 foreseen tokens it keeps its slot.
     assert_eq!(with(Some(0.8), renewal), [50.0, 70.0]);
+}
+
+#[test]
+fn who_waits_is_looked_at_though_nobody_comes_or_ends() {
+    // The long one leaves room for a little, which the large one that waits does not fit.
+    let jobs = |b, c| requests(&[(0.0, 100, 500), b, c]);
+    let case = Case {
+        slots: 3,
+        kv_tokens: 1000,
+        ..Case::default()
+    };
+    // Ratios: at 2 the second leads, 1/40; a block later, at 3, the third does, 1/4.
+    let ratios = Case {
+        policy: PolicyConfig::Hrrn,
+        ..case
+    };
+    let outcome = run(&jobs((1.0, 950, 40), (2.0, 10, 4)), ratios);
+    assert_eq!(served(&outcome)[2].admitted_s, 3.0);
+    // The guard of the one that came first is up at 10.5.
+    let guarded = Case {
+        policy: PolicyConfig::Sjf {
+            at: None,
+            beta: None,
+            guard_s: Some(10.0),
+        },
+        ..case
+    };
+    let outcome = run(&jobs((0.5, 10, 300), (0.6, 950, 40)), guarded);
+    assert_eq!(served(&outcome)[1].admitted_s, 11.0);
+}
+
+#[test]
+fn a_place_that_is_kept_no_longer_is_given_away() {
+    // The third comes while the promoted second is kept: it gets its place at 16, not later.
+    let jobs = requests(&[(0.0, 1, 20), (0.0, 1, 100), (11.0, 1, 5)]);
+    let case = Case {
+        policy: PolicyConfig::Ranking {
+            starvation_steps: 10,
+            quantum_steps: 6,
+        },
+        slots: 1,
+        ..Case::default()
+    };
+    assert_eq!(served(&run(&jobs, case))[2].first_token_s, 17.0);
+}
+
+#[test]
+fn attained_service_is_looked_at_where_it_changes_class() {
+    let jobs = requests(&[(0.0, 1, 300), (63.0, 1, 10)]);
+    let first_token = |policy| {
+        let case = Case {
+            policy,
+            slots: 1,
+            ..Case::default()
+        };
+        served(&run(&jobs, case))[1].first_token_s
+    };
+    assert_eq!(first_token(PolicyConfig::Las { quantum: 64 }), 65.0);
+    assert_eq!(first_token(PolicyConfig::Mlfq { quantum: 64 }), 65.0);
+    // Levels are of 16, 32 and 64 tokens: it has come to the third at 48.
+    assert_eq!(first_token(PolicyConfig::Mlfq { quantum: 16 }), 64.0);
 }

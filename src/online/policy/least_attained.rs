@@ -19,7 +19,8 @@ impl Policy for LeastAttained {
         true
     }
 
-    fn quantum(&self) -> Option<u32> {
-        Some(self.quantum)
+    fn changes_at(&self, generated: u32) -> Option<u32> {
+        let quantum = self.quantum.max(1);
+        Some((generated / quantum + 1).saturating_mul(quantum))
     }
 }

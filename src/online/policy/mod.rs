@@ -108,9 +108,9 @@ pub trait Policy: std::fmt::Debug + Send + Sync {
         true
     }
 
-    /// Where ranks change with what has been given: after how many tokens it is looked again
-    /// who should run.
-    fn quantum(&self) -> Option<u32> {
+    /// Where the rank changes with what a request has been given: at how many tokens it does so
+    /// next. Looked at where running ones may be displaced.
+    fn changes_at(&self, _generated: u32) -> Option<u32> {
         None
     }
 

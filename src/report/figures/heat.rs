@@ -9,7 +9,6 @@ use crate::report::canvas::{Anchor, Canvas};
 use crate::report::style::{
     BLUE, BODY, GREY, INK, MARGIN, MUTED, PAPER, SMALL, STRONG, VERMILLION, WIDTH, draw, need_data,
 };
-use crate::report::wording::gain;
 
 const ROW: f64 = 46.0;
 const GAP: f64 = 56.0;
@@ -86,10 +85,32 @@ pub(super) fn plot(canvas: &mut Canvas, map: &HeatMap) {
                 };
                 let font = if cell.sure { STRONG } else { BODY };
                 let middle = ((from.0 + to.0) / 2.0, (from.1 + to.1) / 2.0);
-                let said = gain(cell.gain_pct).replace('-', "−");
+                let said = percent(cell.gain_pct);
                 canvas.text_beside(middle, said, font, ink, Anchor::Middle);
             }
             y += ROW;
         }
+    }
+}
+
+/// A gain as cells say it: signed, without its unit, with a decimal where it is small.
+fn percent(gain_pct: f64) -> String {
+    // Without a sign of its own where it is nought.
+    let gain_pct = if gain_pct.abs() < 0.05 { 0.0 } else { gain_pct };
+    let said = match gain_pct.abs() < 9.95 {
+        true => format!("{gain_pct:+.1}"),
+        false => format!("{gain_pct:+.0}"),
+    };
+    said.replace('-', "−")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::percent;
+
+    #[test]
+    fn cells_are_signed_and_short() {
+        let said = [-0.04, -2.44, 9.96, 49.4, -732.4].map(percent);
+        assert_eq!(said, ["+0.0", "−2.4", "+10", "+49", "−732"]);
     }
 }

@@ -12,6 +12,7 @@ pub(super) fn shallow(summary: &OnlineSummary) -> Option<String> {
         return None;
     }
     let deepest = (summary.arms.iter())
+        .filter(|arm| arm.compared_with == arm.name)
         .max_by(|a, b| a.mean("waiting_mean").total_cmp(&b.mean("waiting_mean")))?;
     Some(format!(
         "No queue exceeded the batch (at most {} requests waited on average, for {} rows): at this \
@@ -46,10 +47,14 @@ pub(super) fn finding(summary: &OnlineSummary) -> Option<String> {
         .max_by(|a, b| gain_of(a).mean.total_cmp(&gain_of(b).mean))?;
     let mut all = summary.arms.iter();
     let first = all.find(|arm| arm.name == best.compared_with)?;
-    let sure = match gain_of(best).ci95 {
-        [low, high] if low <= 0.0 && high >= 0.0 => "; over the seeds that may be chance",
-        _ => "",
+    let mut sure = match gain_of(best).ci95 {
+        _ if best.seeds.len() < 2 => "; one seed, which may be chance".to_string(),
+        [low, high] if low <= 0.0 && high >= 0.0 => "; over the seeds that may be chance".into(),
+        _ => String::new(),
     };
+    if best.predictor == "ground-truth" {
+        sure += " (it is told by recorded answers, which no predictor sees)";
+    }
     if at_once {
         return Some(format!(
             "{measured}: under “{}” all is done after {} s against {} s of “{}” ({}){sure}.",

@@ -100,7 +100,10 @@ pub fn is_online(folder: &Path) -> bool {
 fn read(folder: &Path) -> Result<OnlineSummary> {
     let path = folder.join(SUMMARY);
     let bytes = std::fs::read(&path).map_err(|e| Error::io(&path, e))?;
-    serde_json::from_slice(&bytes).map_err(|e| Error::malformed(&path, e.to_string()))
+    serde_json::from_slice::<OnlineSummary>(&bytes)
+        // Older files do not say.
+        .map(OnlineSummary::judge_queues)
+        .map_err(|e| Error::malformed(&path, e.to_string()))
 }
 
 /// The table on the terminal.
@@ -227,7 +230,8 @@ fn over_time(
         .collect::<std::result::Result<_, _>>()
         .map_err(malformed)?;
     let most = moments.iter().map(of).fold(0.0, f64::max);
-    if most == 0.0 {
+    let lasting = (moments.windows(2)).any(|pair| pair[0].arm == pair[1].arm);
+    if most == 0.0 || !lasting {
         return Ok(None);
     }
     let (full, full_name) = match title {

@@ -78,8 +78,14 @@ pub(super) fn beside(summary: &OnlineSummary, headers: &mut Vec<String>, rows: &
 /// Where the figures come from.
 pub(super) fn caption(summary: &OnlineSummary) -> String {
     let seeds = summary.arms.first().map_or(0, |arm| arm.seeds.len());
+    let estimated = match summary.arms.first().map_or(0, |arm| arm.estimated_prompts) {
+        0 => String::new(),
+        count => format!(
+            "; {count} prompts' lengths are not recorded and were estimated from their characters"
+        ),
+    };
     format!(
-        "{}: {}; arrivals: {}; mean over {seeds} seeds [95 % interval]",
+        "{}: {}; arrivals: {}; mean over {seeds} seeds [95 % interval]{estimated}",
         summary.experiment,
         shouted(summary),
         summary.arrivals

@@ -2,7 +2,7 @@
 
 use crate::online::summary::{OnlineArmSummary, OnlineSummary};
 use crate::report::figures::{Cell, HeatMap, Panel};
-use crate::report::wording::{grouped, number};
+use crate::report::wording::grouped;
 
 /// A predictor without the folder that it lies in.
 fn short(predictor: &str) -> &str {
@@ -42,7 +42,9 @@ pub(super) fn regimes(summary: &OnlineSummary, origin: &str) -> Option<HeatMap> 
             }
         };
         let rows = &mut panels[panel].rows;
-        let row = match rows.iter().position(|row| row.0 == name) {
+        // Arms that differ in what the name does not say have rows of their own.
+        let free = |row: &(String, Vec<Option<Cell>>)| row.0 == name && row.1[column].is_none();
+        let row = match rows.iter().position(free) {
             Some(place) => place,
             None => {
                 rows.push((name, vec![None; rates.len()]));
@@ -57,12 +59,9 @@ pub(super) fn regimes(summary: &OnlineSummary, origin: &str) -> Option<HeatMap> 
         });
     }
     Some(HeatMap {
-        title: "Where knowing the length pays: latency saved".into(),
+        title: "Where knowing the length pays: latency saved, percent".into(),
         subtitle: origin.to_string(),
-        columns: rates
-            .iter()
-            .map(|rate| format!("{}/s", number(*rate)))
-            .collect(),
+        columns: rates.iter().map(|rate| format!("{rate}/s")).collect(),
         panels,
     })
 }

@@ -27,6 +27,10 @@ pub(super) fn table(summary: &OnlineSummary) -> (Vec<String>, Vec<Vec<String>>) 
     if grouped {
         headers.extend(["group E2E mean s", "group E2E p99 s"]);
     }
+    let refused = any(&|arm| arm.mean("refused") > 0.0);
+    if refused {
+        headers.push("refused");
+    }
     let several = any(&|arm| arm.seeds.len() > 1);
     let mut rows: Vec<Vec<String>> = summary
         .arms
@@ -82,6 +86,9 @@ pub(super) fn table(summary: &OnlineSummary) -> (Vec<String>, Vec<Vec<String>>) 
             if grouped {
                 row.extend([figure("group_e2e_s.mean"), figure("group_e2e_s.p99")]);
             }
+            if refused {
+                row.push(figure("refused"));
+            }
             row
         })
         .collect();
@@ -131,6 +138,7 @@ pub(super) fn csv(summary: &OnlineSummary) -> Result<String> {
         "slots",
         "kv_tokens",
         "requests",
+        "compared_with",
         "queue_formed",
         "queue_exceeds_batch",
     ];
@@ -160,6 +168,7 @@ pub(super) fn csv(summary: &OnlineSummary) -> Result<String> {
             arm.slots.to_string(),
             arm.kv_tokens.to_string(),
             arm.requests.to_string(),
+            arm.compared_with.clone(),
             arm.queue_formed.to_string(),
             arm.queue_exceeds_batch.to_string(),
         ];

@@ -54,14 +54,15 @@ fn main() {
         done.extend(engine.step().expect("a step").completions);
     }
     let wall_s = began.elapsed().as_secs_f64();
-    let mean = |of: &dyn Fn(&Request) -> f64| done.iter().map(of).sum::<f64>() / n;
+    let ttft: f64 = done.iter().map(|r| r.ttft()).sum();
+    let e2e: f64 = done.iter().map(|r| r.e2e()).sum();
     let makespan = done.iter().map(|r| r.completion_time).fold(0.0, f64::max);
     println!(
         "completed {} makespan_s {makespan:.3} ttft_mean_s {:.6} e2e_mean_s {:.6} preemptions {} \
          engine_wall_s {wall_s:.2}",
         done.len(),
-        mean(&|r| r.ttft()),
-        mean(&|r| r.e2e()),
+        ttft / n,
+        e2e / n,
         engine.aggregate_preemptions()
     );
 }
