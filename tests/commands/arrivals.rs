@@ -211,3 +211,29 @@ fn mistakes_in_memory_and_predictions_name_the_remedy() {
         assert!(said.contains(expected), "{line}: {said}");
     }
 }
+
+#[test]
+fn requests_beyond_the_memory_are_refused_with_a_reason() {
+    let dir = tempfile::tempdir().unwrap();
+    let small = EXPERIMENT.replace("kv_tokens = 4096", "kv_tokens = 300");
+    std::fs::write(dir.path().join("queue.toml"), small).unwrap();
+    let mut command = lenaware(dir.path());
+    let output = command
+        .args(["ablate", "--config", "queue.toml"])
+        .output()
+        .unwrap();
+    assert!(output.status.success());
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(
+        text.contains("need more than its 300 tokens of keys and values even alone"),
+        "{text}"
+    );
+    let mut json = lenaware(dir.path());
+    let summary = succeed_json(json.args(["--json", "ablate", "--config", "queue.toml"]));
+    let mean = |path: &str| {
+        let figure = &summary["arms"][0]["figures"][path]["mean"];
+        figure.as_f64().unwrap()
+    };
+    assert!(mean("refused") > 0.0 && mean("completed") > 0.0);
+    assert_eq!(mean("refused") + mean("completed"), 640.0);
+}

@@ -299,7 +299,7 @@ impl Engine<'_> {
         let length = self.requests[request as usize].response_tokens;
         let first = self.history.is_empty();
         self.history.add(length);
-        if first {
+        if first && !self.history.is_empty() {
             self.reckon_all();
         }
         let Some(group) = self.asked.groups.get(request as usize) else {

@@ -2,7 +2,7 @@
 
 use crate::online::arrivals::AT_ONCE;
 use crate::online::summary::{OnlineArmSummary, OnlineSummary};
-use crate::report::wording::{gain, number};
+use crate::report::wording::{gain, grouped, number};
 
 use super::origin::{capital, word};
 
@@ -19,6 +19,22 @@ pub(super) fn shallow(summary: &OnlineSummary) -> Option<String> {
          load no policy is called better.",
         number(deepest.mean("waiting_mean")),
         number(deepest.mean("rows_mean")),
+    ))
+}
+
+/// Says so where requests were refused, and why.
+pub(super) fn refusals(summary: &OnlineSummary) -> Option<String> {
+    let refused = |arm: &&OnlineArmSummary| arm.mean("refused");
+    let most = (summary.arms.iter())
+        .filter(|arm| refused(arm) > 0.0)
+        .max_by(|a, b| refused(a).total_cmp(&refused(b)))?;
+    Some(format!(
+        "Refused: up to {} of {} requests (arm “{}”) need more than its {} tokens of keys and \
+         values even alone. They are counted, and are in no latency.",
+        number(refused(&most)),
+        most.requests,
+        most.name,
+        grouped(most.kv_tokens as f64, 0),
     ))
 }
 

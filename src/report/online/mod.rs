@@ -18,7 +18,7 @@ use super::run_dir::{RunDirectory, pretty};
 use super::tables::{markdown_table, text_table};
 use super::wording::grouped;
 use super::{figures, html};
-use finding::{finding, shallow};
+use finding::{finding, refusals, shallow};
 use origin::{caption, compared, source, word};
 use regimes::regimes;
 use tables::{MomentLine, by_length, csv, table, timeline_csv};
@@ -110,7 +110,7 @@ fn read(folder: &Path) -> Result<OnlineSummary> {
 pub fn online_text(summary: &OnlineSummary) -> String {
     let (headers, rows) = table(summary);
     let mut text = format!("{}\n\n{}", caption(summary), text_table(&headers, &rows));
-    if let Some(note) = shallow(summary) {
+    for note in [shallow(summary), refusals(summary)].into_iter().flatten() {
         text += &format!("\n{note}\n");
     }
     text
@@ -196,7 +196,10 @@ pub fn draw_online(folder: &Path) -> Result<PathBuf> {
         figures: drawn,
         config_toml: config,
         environment_json: environment,
-        notes: vec![caption(&summary)],
+        notes: [Some(caption(&summary)), refusals(&summary)]
+            .into_iter()
+            .flatten()
+            .collect(),
         ..ReportData::default()
     })?;
     let path = folder.join("report.html");
