@@ -20,7 +20,8 @@ pub(super) const OF_SERVING: &[(&str, &str)] = &[
     (
         "Gain",
         "By how much the mean end-to-end latency is below that of the first arm with the same \
-         arrivals and the same engine, paired by seed.",
+         arrivals and the same engine, paired by seed. A policy is called better only where more \
+         requests waited there than rows ran.",
     ),
     (
         "Goodput",

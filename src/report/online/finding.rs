@@ -6,6 +6,9 @@ use crate::report::wording::{gain, grouped, number};
 
 use super::origin::{capital, word};
 
+/// A predictor that looks recorded answers up.
+const TOLD: &str = "ground-truth";
+
 /// Says so where no queue ever exceeded the batch.
 pub(super) fn shallow(summary: &OnlineSummary) -> Option<String> {
     if summary.arms.iter().any(|arm| arm.queue_exceeds_batch) {
@@ -60,7 +63,11 @@ pub(super) fn finding(summary: &OnlineSummary) -> Option<String> {
         // What knows the answer is a bound, not a finding.
         .filter(|arm| arm.compared_with != arm.name && arm.predictor != "oracle")
         .filter(|arm| arm.queue_exceeds_batch && !arm.simulated_probe())
-        .max_by(|a, b| gain_of(a).mean.total_cmp(&gain_of(b).mean))?;
+        // Nor, where there is another arm, what is told by recorded answers.
+        .max_by(|a, b| {
+            let predicts = |arm: &OnlineArmSummary| arm.predictor != TOLD;
+            (predicts(a).cmp(&predicts(b))).then(gain_of(a).mean.total_cmp(&gain_of(b).mean))
+        })?;
     let mut all = summary.arms.iter();
     let first = all.find(|arm| arm.name == best.compared_with)?;
     let mut sure = match gain_of(best).ci95 {
@@ -68,7 +75,7 @@ pub(super) fn finding(summary: &OnlineSummary) -> Option<String> {
         [low, high] if low <= 0.0 && high >= 0.0 => "; over the seeds that may be chance".into(),
         _ => String::new(),
     };
-    if best.predictor == "ground-truth" {
+    if best.predictor == TOLD {
         sure += " (it is told by recorded answers, which no predictor sees)";
     }
     if at_once {
