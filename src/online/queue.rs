@@ -176,23 +176,16 @@ impl Queue {
             Guard::Seconds(seconds) => (clock.now_s, seconds),
             Guard::Steps { threshold, .. } => (clock.step as f64, threshold as f64),
         };
-        while let Some(Reverse(entry)) = self.oldest.peek() {
-            if Self::stale(&self.stamps, entry) {
-                self.oldest.pop();
-            } else if now - entry.rank >= threshold {
-                return Some(entry.request);
-            } else {
-                break;
-            }
-        }
-        None
+        let entry = self.oldest()?;
+        // As [`Queue::guard_up_at_s`] reckons, to the last bit.
+        (now >= entry.rank + threshold).then_some(entry.request)
     }
 
-    /// Since when the one that the guard looks at has waited.
-    fn oldest_since(&mut self) -> Option<f64> {
+    /// The one that the guard looks at; its rank is since when it has waited.
+    fn oldest(&mut self) -> Option<Entry> {
         while let Some(Reverse(entry)) = self.oldest.peek() {
             if !Self::stale(&self.stamps, entry) {
-                return Some(entry.rank);
+                return Some(*entry);
             }
             self.oldest.pop();
         }
@@ -202,7 +195,7 @@ impl Queue {
     /// The step at which the one that has waited longest starves, under a guard of steps.
     pub fn starves_at(&mut self) -> Option<u64> {
         match self.guard {
-            Some(Guard::Steps { threshold, .. }) => Some(self.oldest_since()? as u64 + threshold),
+            Some(Guard::Steps { threshold, .. }) => Some(self.oldest()?.rank as u64 + threshold),
             _ => None,
         }
     }
@@ -210,7 +203,7 @@ impl Queue {
     /// The moment at which the one that came first goes first, under a guard of seconds.
     pub fn guard_up_at_s(&mut self) -> Option<f64> {
         match self.guard {
-            Some(Guard::Seconds(seconds)) => Some(self.oldest_since()? + seconds),
+            Some(Guard::Seconds(seconds)) => Some(self.oldest()?.rank + seconds),
             _ => None,
         }
     }

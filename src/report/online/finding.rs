@@ -63,13 +63,20 @@ pub(super) fn finding(summary: &OnlineSummary) -> Option<String> {
         // What knows the answer is a bound, not a finding.
         .filter(|arm| arm.compared_with != arm.name && arm.predictor != "oracle")
         .filter(|arm| arm.queue_exceeds_batch && !arm.simulated_probe())
-        // Nor, where there is another arm, what is told by recorded answers.
+        // Nor, where another one gains, what is told by recorded answers.
         .max_by(|a, b| {
-            let predicts = |arm: &OnlineArmSummary| arm.predictor != TOLD;
-            (predicts(a).cmp(&predicts(b))).then(gain_of(a).mean.total_cmp(&gain_of(b).mean))
+            let gained = |arm: &OnlineArmSummary| gain_of(arm).mean;
+            let found = |arm: &OnlineArmSummary| arm.predictor != TOLD && gained(arm) > 0.0;
+            (found(a).cmp(&found(b))).then(gained(a).total_cmp(&gained(b)))
         })?;
     let mut all = summary.arms.iter();
     let first = all.find(|arm| arm.name == best.compared_with)?;
+    if gain_of(best).mean <= 0.0 {
+        return Some(format!(
+            "{measured}: no policy gained anything on “{}”.",
+            first.name
+        ));
+    }
     let mut sure = match gain_of(best).ci95 {
         _ if best.seeds.len() < 2 => "; one seed, which may be chance".to_string(),
         [low, high] if low <= 0.0 && high >= 0.0 => "; over the seeds that may be chance".into(),
