@@ -107,3 +107,108 @@ pub(super) fn finding(summary: &OnlineSummary) -> Option<String> {
         number(best.mean("e2e_s.p99")),
     ))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::evaluate::summary::Measure;
+
+    /// An arm compared with `fcfs`; of three seeds that agree within a percent.
+    fn arm(name: &str, predictor: &str, waiting: f64, gain: f64) -> OnlineArmSummary {
+        let known = [
+            ("waiting_mean", waiting),
+            ("rows_mean", 16.0),
+            ("e2e_s.mean", 10.0 - gain / 10.0),
+            ("e2e_s.p99", 30.0),
+            ("refused", 0.0),
+        ];
+        let around = |value: f64| Measure::over(vec![value - 0.5, value, value + 0.5]);
+        OnlineArmSummary {
+            name: name.into(),
+            policy: name.into(),
+            memory: String::new(),
+            repredict: String::new(),
+            predictor: predictor.into(),
+            arrivals: "Poisson, 3 requests/s".into(),
+            rate: Some(3.0),
+            noise: 0.0,
+            slots: 16,
+            kv_tokens: 300,
+            requests: 100,
+            estimated_prompts: 0,
+            seeds: vec![1, 2, 3],
+            figures: known
+                .map(|(path, value)| (path.to_string(), Measure::over(vec![value])))
+                .into(),
+            compared_with: "fcfs".into(),
+            e2e_gain_pct: around(gain),
+            throughput_gain_pct: around(0.0),
+            queue_formed: false,
+            queue_exceeds_batch: false,
+            outputs_equal_first: None,
+        }
+    }
+
+    fn summary(arms: Vec<OnlineArmSummary>) -> OnlineSummary {
+        OnlineSummary {
+            experiment: "x".into(),
+            created: String::new(),
+            simulated: true,
+            executor: None,
+            step_time: "paper".into(),
+            arrivals: String::new(),
+            arms,
+        }
+        .judge_queues()
+    }
+
+    #[test]
+    fn the_best_that_can_be_had_is_the_finding() {
+        let said = finding(&summary(vec![
+            arm("fcfs", "constant", 40.0, 0.0),
+            arm("by words", "lexical", 20.0, 30.0),
+            arm("told", "ground-truth", 20.0, 40.0),
+            arm("known", "oracle", 20.0, 50.0),
+        ]))
+        .unwrap();
+        assert!(
+            said.contains("“by words”") && said.contains("-30 %"),
+            "{said}"
+        );
+        assert!(!said.contains("chance"), "{said}");
+        // What is told by recorded answers says so where it is all there is; a loss is no find.
+        let told = |gain| {
+            let arms = vec![
+                arm("fcfs", "constant", 40.0, 0.0),
+                arm("worse", "lexical", 60.0, -20.0),
+                arm("told", "ground-truth", 20.0, gain),
+            ];
+            finding(&summary(arms)).unwrap()
+        };
+        assert!(told(40.0).contains("“told”") && told(40.0).contains("recorded answers"));
+        assert!(told(-5.0).contains("no policy gained"), "{}", told(-5.0));
+        let mut unlike = summary(vec![arm("fcfs", "constant", 40.0, 0.0)]);
+        unlike.arms[0].outputs_equal_first = Some(false);
+        assert!(finding(&unlike).unwrap().contains("other answers"));
+    }
+
+    #[test]
+    fn nothing_is_called_better_without_a_queue_beyond_the_batch() {
+        let shallow_run = summary(vec![
+            arm("fcfs", "constant", 3.0, 0.0),
+            arm("by words", "lexical", 90.0, 30.0),
+        ]);
+        let said = finding(&shallow_run).unwrap();
+        assert!(said.contains("at most 3.00 requests waited"), "{said}");
+        assert!(refusals(&shallow_run).is_none());
+        let mut small = arm("fcfs", "constant", 40.0, 0.0);
+        small
+            .figures
+            .insert("refused".into(), Measure::over(vec![7.0]));
+        let said = refusals(&summary(vec![small])).unwrap();
+        assert!(
+            said.contains("7.00 of 100") && said.contains("300 tokens"),
+            "{said}"
+        );
+    }
+}
