@@ -90,7 +90,7 @@ pub struct OnlineArmSummary {
     pub e2e_gain_pct: Measure,
     pub throughput_gain_pct: Measure,
     /// Whether requests had to wait for others in the arm that this one is compared with: where
-    /// they do not, no policy can matter.
+    /// they do not there is hardly anything to gain; what displaces running ones can still lose.
     pub queue_formed: bool,
     /// Whether more requests waited than rows ran, on average, in the arm that this one is
     /// compared with: only there a policy is called better.

@@ -30,8 +30,8 @@ pub(super) const OF_SERVING: &[(&str, &str)] = &[
     (
         "Waiting, rows, KV use",
         "Requests that wait, mean over the run; rows at work and blocks of keys and values in \
-         use, mean over the time in which the engine computed. Where nobody waits, no policy can \
-         matter.",
+         use, mean over the time in which the engine computed. Where nobody waits there is hardly \
+         anything to gain, though what displaces running requests can lose.",
     ),
     (
         "Preemptions",

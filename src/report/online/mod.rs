@@ -172,7 +172,8 @@ pub fn draw_online(folder: &Path) -> Result<PathBuf> {
         let caption = format!(
             "Mean end-to-end latency saved against the first arm of the same load and engine, \
              {word}. Bold: the queue exceeded the batch, and the 95 % interval over seeds \
-             excludes none. Grey: no queue formed, so no policy can matter."
+             excludes none. Grey: no queue formed under the first arm, so there is hardly anything \
+             to gain (what displaces running requests can still lose)."
         );
         drawn.push((caption, svg));
     }
