@@ -17,6 +17,7 @@ use crate::evaluate::predictor_metrics::{
 };
 use crate::evaluate::statistics::{mean, median};
 use crate::predictor::folds;
+use crate::predictor::known::is_told;
 use crate::predictor::seen::Seen;
 use crate::predictor::{
     Prediction, Predictor, Quantiles, Query, TrainingLength, Workshop, training_lengths,
@@ -155,9 +156,10 @@ pub fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     let evaluation = evaluate_groups(global, &workshop, &groups, &task)
         .map_err(|e| e.from_file(&arguments.dataset))?;
     let fitted_here = other.is_none() && sees_its_answers(&fitted_on, &instances);
-    let remembered =
-        (members().zip(&seen)).filter_map(|(spec, seen)| seen.warning(spec, &instances));
-    let notes = (set_apart.into_iter().chain(remembered))
+    let remembered: Vec<String> = (members().zip(&seen))
+        .filter_map(|(spec, seen)| seen.warning(spec, &instances))
+        .collect();
+    let notes = (set_apart.into_iter().chain(remembered.iter().cloned()))
         .chain(notes(&evaluation, &dataset, label, fitted_here))
         .collect();
     let summary = EvaluationSummary {
@@ -204,7 +206,7 @@ pub fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     for note in &summary.notes {
         let line = format!("note: {note}");
         // What is remembered must not pass for what is foreseen, however quiet it is to be.
-        match note.contains("trained on") {
+        match remembered.contains(note) {
             true => progress::warn(&line),
             false => progress::say(global, &line),
         }
@@ -292,14 +294,8 @@ fn evaluate_groups(
 /// Whether a prediction is more than a look-up or a product.
 fn takes_time(name: &str) -> bool {
     // Of the last one a prediction alone is nothing: it learns from the others.
-    let at_once = [
-        "constant",
-        "input-length",
-        "ground-truth",
-        "oracle",
-        folds::NAME,
-    ];
-    !at_once.contains(&name) && !name.starts_with("file:")
+    let at_once = ["constant", "input-length", folds::NAME];
+    !at_once.contains(&name) && !is_told(name) && !name.starts_with("file:")
 }
 
 /// Median milliseconds of single predictions, for queries spread over all.

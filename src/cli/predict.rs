@@ -12,6 +12,7 @@ use crate::evaluate::statistics::median;
 use crate::instruction;
 use crate::persist;
 use crate::predictor::hints::{Engine, Order, Requests};
+use crate::predictor::known::is_told;
 use crate::predictor::{Prediction, Query, Workshop, folds, from_file, training_lengths};
 
 use super::{Global, interrupt, must_not_exist, progress};
@@ -93,7 +94,7 @@ pub fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     if let Some(out) = &arguments.out {
         must_not_exist(out)?;
     }
-    if ["ground-truth", "oracle", folds::NAME].contains(&arguments.predictor.as_str()) {
+    if is_told(&arguments.predictor) || arguments.predictor == folds::NAME {
         return Err(Error::Usage(format!(
             "`{}` needs recorded answers: use it in `evaluate` or `ablate`",
             arguments.predictor

@@ -15,7 +15,7 @@ use crate::dataset::embedded::EMBEDDED;
 use crate::error::Result;
 use crate::execute::StepTimeModel;
 use crate::experiment::Run;
-use crate::predictor::{Workshop, folds};
+use crate::predictor::{Workshop, folds, known};
 use crate::report::tables::text_table;
 
 use super::{Global, ablate, progress};
@@ -167,7 +167,7 @@ fn run_one(
                 true => path.display().to_string(),
                 false => format!("./{}", path.display()),
             };
-        } else if [folds::NAME, "ground-truth"].contains(&arm.predictor.as_str())
+        } else if [folds::NAME, known::GROUND_TRUTH].contains(&arm.predictor.as_str())
             && !arm.name.starts_with("ground truth")
         {
             arm.predictor.clone_from(&arguments.predictor);

@@ -294,6 +294,18 @@ fn remove_half_written(dir: &Path) {
     }
 }
 
+/// The plan that began the build in a folder, if one did.
+///
+/// # Errors
+/// A damaged manifest.
+pub(crate) fn begun(dir: &Path) -> Result<Option<Plan>> {
+    let path = dir.join(MANIFEST);
+    match path.exists() {
+        true => Ok(Some(read_manifest(&path)?.plan)),
+        false => Ok(None),
+    }
+}
+
 fn read_manifest(path: &Path) -> Result<Manifest> {
     let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
     serde_json::from_str(&text)

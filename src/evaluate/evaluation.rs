@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::predictor_metrics::PredictorMetrics;
 use super::statistics::{mean, squares_about};
 use super::summary::Measure;
+use crate::predictor::known::is_told;
 
 /// Several predictors on one set of instructions.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -163,8 +164,7 @@ impl EvaluationSummary {
 impl PredictorRecord {
     /// Whether it looks at what it is asked to foresee.
     pub fn knows_the_answer(&self) -> bool {
-        let known = ["ground-truth", "oracle"];
-        self.members.iter().all(|m| known.contains(&m.as_str()))
+        self.members.iter().all(|member| is_told(member))
     }
 
     /// Whether its predictions were made elsewhere, at a cost that is not known here.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::config::{Arm, Experiment, Served};
 use crate::dataset::LengthDataset;
 use crate::error::Result;
-use crate::predictor::{Query, Workshop, training_lengths};
+use crate::predictor::{Query, Workshop, known, training_lengths};
 use crate::schedule::Forecast;
 
 use super::workload::Workload;
@@ -52,7 +52,7 @@ impl Queries {
         lengths: &[usize],
     ) -> Result<Arc<[Forecast]>> {
         // Only the oracle sees the served answers, which a seed may draw.
-        let drawn = workload.served == Served::Random && arm.predictor == "oracle";
+        let drawn = workload.served == Served::Random && arm.predictor == known::ORACLE;
         let drawn = drawn.then_some(seed);
         let key = (predictor_key(arm), drawn, arm.schedule.max_new_tokens);
         if let Some(known) = self.remembered.borrow().get(&key) {

@@ -23,7 +23,7 @@ fn estimated_prompt(instruction: &str) -> usize {
 }
 
 /// The test split of a dataset without splits: what no predictor of the experiment was trained on.
-/// Nothing where none says what it was trained on.
+/// Nothing where none says what it was trained on, or all is known.
 fn keep_unseen(
     experiment: &Experiment,
     instances: &mut Vec<Instance<'_>>,
@@ -32,12 +32,12 @@ fn keep_unseen(
     for arm in &experiment.arms {
         seen = seen.and(Seen::by(&arm.predictor)?);
     }
-    if seen.is_empty() {
+    if seen.is_empty() || instances.iter().all(|i| seen.has(i)) {
         instances.clear();
         return Ok(None);
     }
     let all = instances.len();
-    instances.retain(|i| !seen.has(i));
+    seen.keep_unseen(instances);
     Ok(Some(format!(
         "The dataset has no splits: the {} of {all} instructions that no predictor here was trained \
          on are served.",

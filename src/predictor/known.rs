@@ -4,13 +4,23 @@ use crate::error::{Error, Result};
 
 use super::{LEVELS, Prediction, Predictor, Quantiles, Query};
 
+/// The word of [`GroundTruth`].
+pub const GROUND_TRUTH: &str = "ground-truth";
+/// The word of [`Oracle`].
+pub const ORACLE: &str = "oracle";
+
+/// Whether a predictor of that name is told by recorded answers: a bound, not a finding.
+pub fn is_told(name: &str) -> bool {
+    [GROUND_TRUTH, ORACLE].contains(&name)
+}
+
 /// The label over the recorded samples: the paper's "ground truth". Not an upper bound of
 /// scheduling, since the answer served is only one of the samples.
 pub struct GroundTruth;
 
 impl Predictor for GroundTruth {
     fn name(&self) -> &str {
-        "ground-truth"
+        GROUND_TRUTH
     }
 
     fn predict(&self, queries: &[Query<'_>]) -> Result<Vec<Prediction>> {
@@ -23,7 +33,7 @@ pub struct Oracle;
 
 impl Predictor for Oracle {
     fn name(&self) -> &str {
-        "oracle"
+        ORACLE
     }
 
     fn predict(&self, queries: &[Query<'_>]) -> Result<Vec<Prediction>> {

@@ -64,8 +64,8 @@ pub const BARE_WORDS: [&str; 7] = [
     folds::NAME,
     "perception-only",
     "pia",
-    "ground-truth",
-    "oracle",
+    known::GROUND_TRUTH,
+    known::ORACLE,
 ];
 
 /// What predictors are made from: a model if one needs it, loaded once a chat template.
@@ -277,8 +277,8 @@ impl Workshop {
             "constant" => Box::new(baseline::Constant::new(training_median(training)?)),
             "input-length" => Box::new(baseline::InputLength::fit(training)?),
             folds::NAME => Box::new(folds::LexicalFolds),
-            "ground-truth" => Box::new(known::GroundTruth),
-            "oracle" => Box::new(known::Oracle),
+            known::GROUND_TRUTH => Box::new(known::GroundTruth),
+            known::ORACLE => Box::new(known::Oracle),
             "perception-only" | "pia" => {
                 let order = match spec {
                     "pia" => asked::Order::InAdvance,

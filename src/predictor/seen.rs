@@ -102,6 +102,17 @@ impl Seen {
         !instance.instruction.is_empty() && self.0.contains(&fingerprint(instance.instruction))
     }
 
+    /// Keeps what it was not trained on, and says how many were left out; all stay where it knows
+    /// every one.
+    pub fn keep_unseen(&self, instances: &mut Vec<Instance<'_>>) -> usize {
+        let known = instances.iter().filter(|i| self.has(i)).count();
+        if known == instances.len() {
+            return 0;
+        }
+        instances.retain(|i| !self.has(i));
+        known
+    }
+
     /// What must be said where a predictor is asked about what it was trained on; nothing where
     /// it is not.
     pub fn warning(&self, name: &str, instances: &[Instance<'_>]) -> Option<String> {

@@ -1,8 +1,9 @@
 //! Runs side by side: what differs in their configuration and environment, and what became of
 //! every arm that they share.
 //!
-//! Two arms of the same seeds are compared seed by seed (the same requests in the same order);
-//! others by whether their intervals overlap, which is said.
+//! An arm of two runs is judged where the same was asked of both, in the same way: seed by seed
+//! where the seeds are the same (the same requests in the same order), else by whether the
+//! intervals overlap.
 
 mod page;
 pub mod record;
@@ -124,12 +125,16 @@ impl Comparison {
 
     /// Every arm in every metric.
     pub fn differences(&self) -> Vec<Difference> {
-        let arms = self.arms();
-        let of = |metric: usize| arms.iter().map(move |arm| (metric, *arm));
-        (0..self.metrics().len())
-            .flat_map(of)
-            .map(|(metric, arm)| self.difference(metric, arm))
+        let metrics = 0..self.metrics().len();
+        metrics
+            .flat_map(|metric| self.differences_in(metric))
             .collect()
+    }
+
+    /// Every arm in one metric.
+    fn differences_in(&self, metric: usize) -> Vec<Difference> {
+        let arms = self.arms().into_iter();
+        arms.map(|arm| self.difference(metric, arm)).collect()
     }
 
     fn difference(&self, metric: usize, arm: &str) -> Difference {
@@ -180,7 +185,7 @@ impl Comparison {
             rows.find(|row| row.name == arm).map(|row| &row.asked)
         };
         if self.records[0].kind != self.records[last].kind {
-            return Some("one is measured and the other is not");
+            return Some("one is measured and the other is not, or not in the same way");
         }
         (asked(0) != asked(last)).then_some("not the same was asked of both")
     }
@@ -199,27 +204,27 @@ impl Comparison {
         (!why.is_empty() && why.len() == arms.len()).then(|| why[0])
     }
 
-    /// What the numbers are, in a word or, where the runs differ, in two.
+    /// What the numbers are, in a word; or that they differ.
     fn kind(&self) -> &'static str {
         let kind = self.records[0].kind;
         match self.records.iter().all(|record| record.kind == kind) {
             true => kind,
-            false => "measured and simulated",
+            false => "not all alike",
         }
     }
-}
 
-impl Comparison {
     /// Headers and rows: every arm in every metric, the runs beside each other.
     pub fn table(&self) -> (Vec<String>, Vec<Vec<String>>) {
         let mut headers = vec!["arm".to_string(), "metric".to_string()];
         headers.extend(self.names.iter().cloned());
         headers.extend(["change", "verdict"].map(String::from));
-        let metrics = self.metrics();
-        let rows = self.differences().into_iter().map(|difference| {
-            let metric = metrics.iter().position(|m| m.name == difference.metric);
-            let metric = metric.unwrap_or(0);
-            let say = metrics[metric].say;
+        let all = (0..self.metrics().len()).flat_map(|metric| {
+            self.differences_in(metric)
+                .into_iter()
+                .map(move |d| (metric, d))
+        });
+        let rows = all.map(|(metric, difference)| {
+            let say = self.metrics()[metric].say;
             let cells = (0..self.records.len()).map(|run| {
                 match self.value(run, &difference.name, metric) {
                     None => String::new(),
@@ -255,8 +260,8 @@ impl Comparison {
     /// The comparison in a sentence.
     pub fn finding(&self) -> String {
         let first = self.metrics()[0];
-        let differences: Vec<Difference> = (self.differences().into_iter())
-            .filter(|d| d.metric == first.name && d.means.iter().all(Option::is_some))
+        let differences: Vec<Difference> = (self.differences_in(0).into_iter())
+            .filter(|d| d.means.iter().all(Option::is_some))
             .collect();
         let [from, to] = [&self.names[0], &self.names[self.names.len() - 1]];
         let count = |verdict: Verdict| differences.iter().filter(|d| d.verdict == verdict).count();

@@ -16,7 +16,7 @@ use crate::evaluate::statistics::Estimate;
 use crate::persist;
 
 use super::figures::{self, BinnedErrors, Cost, LearningCurve, PredictorRow, Reference};
-use super::page::{Gallery, Page, PageFigure, PageTable};
+use super::page::{Gallery, MOST_DRAWN, Page, PageFigure, PageTable};
 use super::wording::{grouped, share};
 
 pub use predictions::Member;
@@ -187,7 +187,7 @@ fn draw_figures(folder: &Path, summary: &EvaluationSummary) -> Result<Vec<PageFi
         .chain((summary.ceiling.iter()).map(|ceiling| PredictorRow::of(&ceiling.name, ceiling)))
         .collect();
     // More rows than this are a table, not a figure.
-    if rows.len() <= 24 {
+    if rows.len() <= MOST_DRAWN {
         let caption =
             "Mean absolute error, and the shares of predictions within 50 and 100 tokens.";
         gallery.add("accuracy", caption, |stem| {

@@ -6,12 +6,11 @@ use minijinja::{Environment, UndefinedBehavior, Value, context};
 use serde::Serialize;
 
 use super::index::{About, percent_encoded_but};
-use super::page::{OF_EVALUATIONS, OF_PREDICTORS, OF_RUNS, Page, PageCell, PageFigure, PageTable};
+use super::page::{
+    MOST_DRAWN, OF_EVALUATIONS, OF_PREDICTORS, OF_RUNS, Page, PageCell, PageFigure, PageTable,
+};
 use super::wording::{finding, origin};
 use crate::error::{Error, Result};
-
-/// From more rows than this on figures stand before the tables.
-const LONG: usize = 24;
 
 /// Renders the page.
 ///
@@ -48,7 +47,9 @@ pub fn render(data: &Page) -> Result<String> {
     let executor = (data.summary.as_ref().map(|s| &s.executor)).or(data.executor.as_ref());
     let simulated = || data.simulated.then_some("simulated");
     // Where a table is too long to be read, a figure is what is looked at.
-    let figures_first = tables.first().is_some_and(|table| table.rows.len() > LONG);
+    let figures_first = tables
+        .first()
+        .is_some_and(|table| table.rows.len() > MOST_DRAWN);
     let facts = environment_rows(&data.environment_json);
     let config = data.config_toml.trim();
     let kind = executor
@@ -184,27 +185,38 @@ fn percent_encoded(text: &str) -> String {
     percent_encoded_but(text, b"-_.~,:;+()=!*@$[]")
 }
 
-/// The SVG element alone, without the XML header; refused where it could run something, since
-/// it is put into the page as it is.
+/// What figures are drawn with; nothing else is put into a page.
+const ELEMENTS: [&str; 10] = [
+    "svg", "g", "rect", "line", "polyline", "polygon", "path", "circle", "text", "title",
+];
+
+/// The SVG element alone, without the XML header; refused where it holds more than figures are
+/// drawn with or could run something, since it is put into the page as it is.
 fn inline_svg(document: &str) -> Result<String> {
-    let refuse = |why: &str| Err(Error::Usage(format!("a figure is not usable: {why}")));
+    let refuse = |what: &str| {
+        let why = format!("a figure is not usable: there is {what} in it");
+        Err(Error::Usage(why))
+    };
     let Some(start) = document.find("<svg") else {
-        return refuse("there is no <svg> element in it");
+        return refuse("no <svg> element");
     };
     let svg = &document[start..];
     for tag in svg.split('<').skip(1) {
-        let tag = tag.to_lowercase();
-        let element = ["script", "foreignobject", "iframe"];
-        if let Some(name) = element.iter().find(|name| tag.starts_with(*name)) {
-            return refuse(&format!("it contains `<{name}`"));
+        let named = tag.trim_start_matches('/');
+        let name = named.split(|c: char| !c.is_ascii_alphabetic()).next();
+        let name = name.unwrap_or_default();
+        if !ELEMENTS.contains(&name) {
+            return refuse(&format!("an element `{name}`"));
         }
-        if let Some(attribute) = attributes(&tag).find(|(name, value)| {
-            name.starts_with("on") || value.trim_start().starts_with("javascript:")
-        }) {
-            return refuse(&format!(
-                "it has an attribute `{}` that could run",
-                attribute.0
-            ));
+        let (inside, _) = named.split_once('>').unwrap_or((named, ""));
+        // Between quotes anything may stand; names of attributes stand outside.
+        let outside = inside.split('"').step_by(2).flat_map(str::split_whitespace);
+        let runs = |word: &&str| {
+            let word = word.to_lowercase();
+            word.starts_with("on") || word.contains("href") || word.contains('\'')
+        };
+        if let Some(word) = outside.skip(1).find(runs) {
+            return refuse(&format!("an attribute `{word}`"));
         }
     }
     Ok(svg.trim_end().to_string())
@@ -247,25 +259,6 @@ fn fact(key: String, value: serde_json::Value, rows: &mut Vec<(String, String)>)
         other => other.to_string(),
     };
     rows.push((key, text));
-}
-
-/// Names and values of the attributes of a tag, which may hold anything between their quotes.
-fn attributes(tag: &str) -> impl Iterator<Item = (&str, &str)> {
-    let mut rest = tag
-        .split_once(char::is_whitespace)
-        .map_or("", |(_, rest)| rest);
-    std::iter::from_fn(move || {
-        let (name, after) = rest.split_once('=')?;
-        // What ended the tag is text.
-        if name.contains('>') {
-            return None;
-        }
-        let after = after.trim_start();
-        let quote = after.chars().next().filter(|c| ['"', '\''].contains(c))?;
-        let (value, after) = after[1..].split_once(quote)?;
-        rest = after;
-        Some((name.trim().rsplit(char::is_whitespace).next()?, value))
-    })
 }
 
 #[cfg(test)]
@@ -322,6 +315,9 @@ mod tests {
         assert!(render(&data).is_err());
         for (svg, runs) in [
             ("<svg onload=\"x()\"></svg>", true),
+            ("<svg onload=x()></svg>", true),
+            ("<svg><image width=\"1\"/></svg>", true),
+            ("<svg><rect width=\"1\" /onclick=\"x\"/></svg>", true),
             ("<svg><a href='javascript:x()'></a></svg>", true),
             ("<svg aria-label=\"a\" OnClick=\"x()\"></svg>", true),
             // A name is no attribute.

@@ -48,9 +48,7 @@ impl About {
         let json = page[from..].split("</script>").next()?;
         serde_json::from_str(json).ok()
     }
-}
 
-impl About {
     /// What the page at a path says; none where it is not one of ours.
     pub fn of(path: &Path) -> Option<About> {
         let mut head = Vec::new();

@@ -25,8 +25,9 @@ pub fn draw_run(folder: &Path) -> Result<PathBuf> {
         gallery.add("throughput", caption, |stem| {
             figures::throughput_bars(stem, arms, executor)
         })?;
-        let caption = "Share of the computed tokens that were part of an answer, in both \
-                       accountings.";
+        let caption = format!(
+            "Share of the computed tokens that were part of an answer, in both accountings.{left_out}"
+        );
         gallery.add("effective-tokens", caption, |stem| {
             figures::effective_tokens_bars(stem, arms, executor)
         })?;
@@ -94,7 +95,7 @@ fn drawn(arms: &[ArmSummary]) -> (Vec<ArmSummary>, String) {
     let others = arms.len() - MOST_DRAWN;
     (
         shown,
-        format!(" The {others} slowest arms are in the table only."),
+        format!(" The other {others} arms are in the table only."),
     )
 }
 

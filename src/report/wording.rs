@@ -1,6 +1,7 @@
 //! How numbers and provenance are said, the same in tables, figures and the page.
 
 use crate::evaluate::summary::{ArmSummary, ExecutorSummary, Measure, Summary};
+use crate::predictor::known::is_told;
 
 /// A number with `decimals` decimals and commas between thousands.
 pub fn grouped(value: f64, decimals: usize) -> String {
@@ -142,20 +143,15 @@ fn fastest(arms: &[ArmSummary], counts: impl Fn(&ArmSummary) -> bool) -> Option<
     let baseline = baseline(arms);
     let speed = |place: usize| arms[place].throughput_samples_per_s.mean;
     // What knows the answers is a bound, a finding only where nothing else was tried.
-    let tried = |place: usize| !knows(&arms[place]);
+    let tried = |place: usize| !is_told(&arms[place].predictor);
     (0..arms.len())
         .filter(|&place| Some(place) != baseline && counts(&arms[place]))
         .max_by(|&a, &b| (tried(a).cmp(&tried(b))).then(speed(a).total_cmp(&speed(b))))
 }
 
-/// Whether an arm is told by recorded answers.
-fn knows(arm: &ArmSummary) -> bool {
-    ["ground-truth", "oracle"].contains(&arm.predictor.as_str())
-}
-
 /// To follow the name of an arm that knows.
 fn bound(arm: &ArmSummary) -> &'static str {
-    match knows(arm) {
+    match is_told(&arm.predictor) {
         true => " (a bound: it is told by recorded answers)",
         false => "",
     }

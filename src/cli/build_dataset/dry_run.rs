@@ -133,7 +133,7 @@ fn outlook(
     let mut plan = options.plan(sampler, &model, instructions);
     plan.validate()?;
     let planned = plan.samples(instructions.len()).len();
-    let kept = match begun(&arguments.out)? {
+    let kept = match store::begun(&arguments.out)? {
         Some(begun) => {
             // What only the loaded model tells is taken to be the same.
             plan.model_sha256.clone_from(&begun.model_sha256);
@@ -164,19 +164,6 @@ fn outlook(
         estimated_s: expected.map(|(_, seconds)| seconds),
         model_missing,
     })
-}
-
-/// The plan that began the build in a folder, if one did.
-fn begun(dir: &Path) -> Result<Option<Plan>> {
-    let path = dir.join("manifest.json");
-    let text = match std::fs::read_to_string(&path) {
-        Ok(text) => text,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(e) => return Err(Error::io(&path, e)),
-    };
-    serde_json::from_str(&text)
-        .map(Some)
-        .map_err(|e| Error::malformed(&path, format!("is damaged ({e}): give another --out")))
 }
 
 /// Samples in a build's folder, finished or appended since.

@@ -36,17 +36,14 @@ pub(super) fn chosen<'d>(
 /// so. Everything stays where that is all of it.
 pub(super) fn keep_unseen(instances: &mut Vec<Instance<'_>>, seen: &[Seen]) -> Option<String> {
     let all = instances.len();
-    let known = |i: &Instance<'_>| seen.iter().any(|seen| seen.has(i));
-    let left = instances.iter().filter(|i| !known(i)).count();
-    if left == 0 || left == all {
-        return None;
-    }
-    instances.retain(|i| !known(i));
-    Some(format!(
-        "{} of {all} instructions were trained on by the predictors here and are left out \
-         (--split all keeps them)",
-        all - left
-    ))
+    let seen = seen.iter().cloned().fold(Seen::default(), Seen::and);
+    let known = seen.keep_unseen(instances);
+    (known > 0).then(|| {
+        format!(
+            "{known} of {all} instructions were trained on by the predictors here and are left out \
+             (--split all keeps them)"
+        )
+    })
 }
 
 /// Whether some of the instructions that were fitted on are evaluated.

@@ -188,7 +188,8 @@ pub fn run(global: &Global, arguments: &Arguments) -> Result<()> {
             out.display()
         )));
     }
-    if tuning::CHECKPOINTS.iter().any(|of| out.join(of).exists()) && !arguments.resume {
+    let begun = || tuning::CHECKPOINTS.iter().any(|of| out.join(of).exists());
+    if begun() && !arguments.resume {
         return Err(Error::Usage(format!(
             "{} holds an unfinished run: add --resume to go on with it, or give another --out",
             out.display()
@@ -230,7 +231,7 @@ pub fn run(global: &Global, arguments: &Arguments) -> Result<()> {
             Ok::<_, Error>(seen.and(Seen::read(member)?))
         })?;
     let before = Seen::read(&out)?;
-    if !before.is_empty() && before != seen {
+    if begun() && !before.is_empty() && before != seen {
         return Err(Error::Usage(format!(
             "{} was begun on other instructions: resume with the --dataset, --limit and --hold-out \
              of then, or give another --out",
@@ -267,7 +268,6 @@ pub fn run(global: &Global, arguments: &Arguments) -> Result<()> {
         }
     };
     let outcome = train();
-    let begun = || tuning::CHECKPOINTS.iter().any(|of| out.join(of).exists());
     if outcome.is_err() && !begun() {
         Seen::forget(&out);
     }

@@ -2,14 +2,10 @@
 
 use crate::online::arrivals::AT_ONCE;
 use crate::online::summary::{OnlineArmSummary, OnlineSummary};
+use crate::predictor::known::{GROUND_TRUTH, ORACLE};
 use crate::report::wording::{gain, grouped, number};
 
 use super::origin::{capital, word};
-
-/// A predictor that looks recorded answers up.
-const TOLD: &str = "ground-truth";
-/// One that knows the answer that will be served.
-const KNOWN: &str = "oracle";
 
 /// Says so where no queue ever exceeded the batch.
 pub(super) fn shallow(summary: &OnlineSummary) -> Option<String> {
@@ -68,8 +64,8 @@ pub(super) fn finding(summary: &OnlineSummary) -> Option<String> {
         // where another one gains, is what is told by recorded answers.
         .max_by(|a, b| {
             let gained = |arm: &OnlineArmSummary| gain_of(arm).mean;
-            let found = |arm: &OnlineArmSummary| arm.predictor != TOLD && gained(arm) > 0.0;
-            let tried = |arm: &OnlineArmSummary| arm.predictor != KNOWN;
+            let found = |arm: &OnlineArmSummary| arm.predictor != GROUND_TRUTH && gained(arm) > 0.0;
+            let tried = |arm: &OnlineArmSummary| arm.predictor != ORACLE;
             (tried(a).cmp(&tried(b)))
                 .then(found(a).cmp(&found(b)))
                 .then(gained(a).total_cmp(&gained(b)))
@@ -87,10 +83,10 @@ pub(super) fn finding(summary: &OnlineSummary) -> Option<String> {
         [low, high] if low <= 0.0 && high >= 0.0 => "; over the seeds that may be chance".into(),
         _ => String::new(),
     };
-    if best.predictor == KNOWN {
+    if best.predictor == ORACLE {
         sure += " (a bound: it knows every answer that will be served)";
     }
-    if best.predictor == TOLD {
+    if best.predictor == GROUND_TRUTH {
         sure += " (it is told by recorded answers, which no predictor sees)";
     }
     if at_once {

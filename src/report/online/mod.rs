@@ -14,19 +14,18 @@ use crate::persist;
 
 use super::figures;
 use super::figures::Strips;
-use super::page::{Gallery, OF_SERVING, Page, PageTable};
+use super::page::{Gallery, MOST_DRAWN, OF_SERVING, Page, PageTable};
 use super::run_dir::{RunDirectory, pretty};
 use super::tables::{markdown_table, text_table};
 use super::wording::grouped;
 use finding::{finding, refusals, shallow};
+pub(super) use origin::origin_of;
 use origin::{caption, compared, source, word};
 use regimes::regimes;
 use tables::{MomentLine, by_length, csv, table, timeline_csv};
 
 const SUMMARY: &str = "summary.json";
 const TIMELINE: &str = "timeline.csv";
-/// Arms that the figures of latencies show.
-const MOST_ROWS: usize = 24;
 
 /// The folder of a run with arrivals.
 #[derive(Debug)]
@@ -99,11 +98,6 @@ pub fn is_online(folder: &Path) -> bool {
     read(folder).is_ok()
 }
 
-/// Where a summary's figures are from, as the beginning of a sentence.
-pub(super) fn origin_of(summary: &OnlineSummary) -> String {
-    source(summary)
-}
-
 fn read(folder: &Path) -> Result<OnlineSummary> {
     let path = folder.join(SUMMARY);
     let bytes = std::fs::read(&path).map_err(|e| Error::io(&path, e))?;
@@ -140,7 +134,7 @@ pub fn draw_online(folder: &Path) -> Result<PathBuf> {
         ("ttft", "Time to first token", "ttft_s"),
     ];
     // More rows than this are a table, not a figure.
-    let shown = if summary.arms.len() <= MOST_ROWS {
+    let shown = if summary.arms.len() <= MOST_DRAWN {
         &both[..]
     } else {
         &[]
@@ -194,8 +188,7 @@ pub fn draw_online(folder: &Path) -> Result<PathBuf> {
         simulated: summary.simulated,
         executor: summary.executor.clone(),
         created: Some(summary.created.clone()),
-        origin: (summary.executor.is_none())
-            .then(|| format!("simulated with the step times of {}", summary.step_time)),
+        origin: Some(origin_of(&summary)),
         terms: Some(OF_SERVING),
         tables,
         figures: gallery.into_figures(),

@@ -26,12 +26,17 @@ pub(super) fn shouted(summary: &OnlineSummary) -> String {
     }
 }
 
-/// The origin as the beginning of a sentence.
-pub(super) fn source(summary: &OnlineSummary) -> String {
+/// Where the figures come from, as a part of a sentence.
+pub(in crate::report) fn origin_of(summary: &OnlineSummary) -> String {
     match &summary.executor {
-        Some(executor) => capital(&origin(executor)),
-        None => format!("Simulated with the step times of {}", summary.step_time),
+        Some(executor) => origin(executor),
+        None => format!("simulated with the step times of {}", summary.step_time),
     }
+}
+
+/// The same as the beginning of a sentence.
+pub(super) fn source(summary: &OnlineSummary) -> String {
+    capital(&origin_of(summary))
 }
 
 /// `measured` or `simulated`: the word that no figure may lack.
