@@ -38,7 +38,7 @@ fn main() {
     let team = threads.map_or_else(Team::of_the_machine, Team::new);
     let mut config = ModelConfig::smollm2_135m();
     config.eos_token_ids.clear();
-    let checkpoint = Checkpoint::random(&config, 1).expect("random weights");
+    let checkpoint = Checkpoint::random(&config, 1);
     println!(
         "SmolLM2-135M's shape, {} threads, prompts of {PROMPT} tokens, {NEW_TOKENS} new tokens",
         team.threads()
@@ -69,9 +69,8 @@ fn model(
 ) -> Llama {
     let mut checkpoint = checkpoint.clone();
     if let Some(stored) = stored {
-        for tensor in checkpoint.tensors.values_mut().filter(|t| t.rank() == 2) {
-            *tensor = rounded(tensor, stored);
-        }
+        let round = |tensor: &Tensor| Ok(rounded(tensor, stored));
+        checkpoint.map_matrices(round).expect("matrices");
     }
     Llama::with_precision(&checkpoint, precision, team).expect("packed weights")
 }

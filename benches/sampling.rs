@@ -11,13 +11,13 @@
 
 use std::ops::ControlFlow;
 
+use lenaware::chat::ChatModel;
 use lenaware::dataset::LengthDataset;
 use lenaware::dataset::build::{BuildOptions, build};
-use lenaware::engine::{Batching, Engine, Request};
+use lenaware::engine::{Batching, Engine, Model, Place, Request};
 use lenaware::instruction;
 use lenaware::kernel::Team;
-use lenaware::model::llama::Llama;
-use lenaware::model::{ChatModel, Precision, resolve};
+use lenaware::model::{Precision, resolve};
 
 fn main() {
     let arguments: Vec<String> = std::env::args().collect();
@@ -35,7 +35,8 @@ fn main() {
         _ => Precision::F32,
     };
     let files = resolve("smollm2-135m", true, false).expect("the model can be had");
-    let chat = ChatModel::load_in(&files, precision, Team::of_the_machine()).expect("it loads");
+    let chat = ChatModel::load_on(&files, Place::Cpu, precision, Team::of_the_machine())
+        .expect("it loads");
     let instructions: Vec<_> = instruction::embedded()
         .into_iter()
         .take(number("--instructions", "64"))
@@ -80,7 +81,7 @@ fn main() {
     }
     rates.sort_by(f64::total_cmp);
     let mut bare: Vec<f64> = (0..3)
-        .map(|_| bare_decode(chat.llama(), options.slots, context))
+        .map(|_| bare_decode(chat.model().as_ref(), options.slots, context))
         .collect();
     bare.sort_by(f64::total_cmp);
     let (rate, bare) = (rates[runs / 2], bare[1]);
@@ -107,7 +108,7 @@ fn mean_context(dataset: &LengthDataset) -> usize {
     (positions / tokens.max(1)) as usize
 }
 
-fn bare_decode(model: &Llama, rows: usize, context: usize) -> f64 {
+fn bare_decode(model: &dyn Model, rows: usize, context: usize) -> f64 {
     let mut engine = Engine::new(model, rows, context + 64).expect("cache");
     let mut queue = (0..rows).map(|id| Request {
         id,

@@ -19,7 +19,6 @@ use serde_json::Value;
 
 use crate::config::{Arm, Experiment};
 use crate::dataset::embedded;
-use crate::engine::Place;
 use crate::error::{Error, Result};
 use crate::evaluate::accounting::summarise_arm;
 use crate::evaluate::summary::{ArmRun, Summary};
@@ -51,8 +50,6 @@ pub struct Progress<'a> {
 
 /// How a run is to be begun.
 pub struct RunOptions<'a> {
-    /// Where live runs compute, if the experiment does not say.
-    pub place: Place,
     /// `results/`, or wherever runs are kept.
     pub root: &'a Path,
     /// Go on with the latest run of the same experiment, if it is unfinished.
@@ -83,7 +80,7 @@ pub fn run(experiment: &Experiment, workshop: &Workshop, options: &RunOptions<'_
     let workload = Workload::of(experiment, &dataset)?;
     let notes = workload.remembered(experiment)?;
     let queries = Queries::of(experiment, &dataset, workshop)?;
-    let stage = Stage::of(experiment, &workload, workshop, options.place)?;
+    let stage = Stage::of(experiment, &workload, workshop)?;
     let config = experiment.to_toml()?;
     stage.warm_up(experiment)?;
     let environment = environment_of(experiment, workshop, Some(&stage))?;
@@ -208,7 +205,7 @@ fn environment_of(
     Inputs {
         threads: workshop.team().threads(),
         device: match stage {
-            Some(Stage::Live { model, .. }) => model.get().device(),
+            Some(Stage::Live { model, .. }) => model.device(),
             // In simulated time, which this machine has no part in.
             Some(Stage::Replay { .. }) | None => "replay".into(),
         },

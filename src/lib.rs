@@ -27,6 +27,7 @@
 
 #![warn(missing_docs)]
 
+pub mod chat;
 pub mod cli;
 pub mod config;
 #[cfg(feature = "cuda")]

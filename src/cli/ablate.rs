@@ -68,13 +68,14 @@ pub fn run(global: &Global, arguments: &Arguments) -> Result<()> {
         return dry_run(global, &experiment);
     }
     say_what_is_run(global, &experiment);
-    let workshop = Workshop::new(
-        &experiment.executor.model,
-        global.team(),
-        global.shows_progress(),
-        global.offline,
-    )
-    .with_chat_template(experiment.executor.chat_template.clone());
+    let mut global = global.clone();
+    if let Some(device) = &experiment.executor.device {
+        global.device.clone_from(device);
+    }
+    let global = &global;
+    let workshop = global
+        .workshop(&experiment.executor.model)?
+        .with_chat_template(experiment.executor.chat_template.clone());
     if experiment.workload.arrivals.is_some() {
         return run_online(global, &experiment, &workshop, arguments);
     }
@@ -106,7 +107,6 @@ fn run_online(
     interrupt::listen();
     let teller = Teller::new(global, experiment);
     let options = RunOptions {
-        place: global.place()?,
         root: &arguments.results,
         resume: arguments.resume,
         on_progress: &|p| teller.tell(p),
@@ -199,7 +199,6 @@ pub fn execute(
         experiment,
         workshop,
         &RunOptions {
-            place: global.place()?,
             root: results,
             resume,
             on_progress: &|p| teller.tell(p),

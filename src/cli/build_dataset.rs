@@ -11,12 +11,13 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use serde_json::json;
 
+use crate::chat::ChatModel;
 use crate::dataset::Split;
 use crate::dataset::build::{BuildOptions, Built, Progress, build};
 use crate::endpoint::{self, Address, ApiKey, Endpoint, EndpointOptions};
 use crate::error::{Error, Result};
 use crate::instruction::{self, Instruction};
-use crate::model::{ChatModel, resolve};
+use crate::model::resolve;
 
 use super::progress::{self, Bar};
 use super::{Dtype, Global, interrupt};
@@ -167,7 +168,12 @@ fn from_engine(
     let files = resolve(name, global.shows_progress(), global.offline)?
         .with_chat_template(arguments.chat_template.clone());
     progress::loading(global, &files);
-    let chat = ChatModel::load_in(&files, arguments.dtype.precision(), global.team())?;
+    let chat = ChatModel::load_on(
+        &files,
+        global.place()?,
+        arguments.dtype.precision(),
+        global.team(),
+    )?;
     if arguments.show_prompt {
         show_prompt(global, &chat, &instructions[0])?;
         return Ok(None);
@@ -176,7 +182,7 @@ fn from_engine(
         global,
         &format!(
             "the KV cache takes {:.2} GB for every 16 slots of 1,000 tokens",
-            16_000.0 * chat.llama().kv_bytes_per_token() as f64 / 1e9
+            16_000.0 * chat.model().kv_bytes_per_token() as f64 / 1e9
         ),
     );
     sample(global, &chat, instructions, options, &arguments.out).map(Some)

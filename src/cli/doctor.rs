@@ -140,6 +140,7 @@ fn check_card(global: &Global, arguments: &Arguments, number: usize) -> Result<(
             "largest",
             "same token",
             "batched from alone",
+            "states",
         ]
         .map(String::from);
         let rows: Vec<Vec<String>> = found
@@ -152,6 +153,7 @@ fn check_card(global: &Global, arguments: &Arguments, number: usize) -> Result<(
                     format!("{:.5}", a.max_error),
                     format!("{:.1} %", 100.0 * a.same_token),
                     format!("{:.5}", a.batch_error),
+                    format!("{:.5}", a.state_error),
                 ]
             })
             .collect();

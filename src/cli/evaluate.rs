@@ -140,13 +140,9 @@ pub fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     };
     let fitted_on = other.as_ref().unwrap_or(&dataset).training_instances();
     let training = training_lengths(&fitted_on, label);
-    let workshop = Workshop::new(
-        &arguments.model,
-        global.team(),
-        global.shows_progress(),
-        global.offline,
-    )
-    .with_chat_template(arguments.chat_template.clone());
+    let workshop = global
+        .workshop(&arguments.model)?
+        .with_chat_template(arguments.chat_template.clone());
     let task = Task {
         instances: &instances,
         training: &training,

@@ -30,6 +30,7 @@ use crate::engine::Place;
 use crate::error::{Error, Result};
 use crate::kernel::Team;
 use crate::model::Precision;
+use crate::predictor::Workshop;
 
 /// What to type first: `--help` ends with it.
 const FIRST_STEPS: &str = "\
@@ -67,7 +68,7 @@ struct Cli {
 #[derive(Args, Clone)]
 #[command(next_help_heading = "Options of every command")]
 pub(crate) struct Global {
-    /// Where to compute: auto, cpu, cuda or cuda:N (a card decodes for profile, ablate and doctor)
+    /// Where to compute: auto, cpu, cuda or cuda:N
     #[arg(long, global = true, default_value = "auto", value_name = "DEVICE")]
     device: String,
     /// Threads to compute with [default: one a core]
@@ -164,18 +165,29 @@ impl Global {
         }
         self.place()?;
         match command {
-            Command::Profile(_) | Command::Ablate(_) | Command::Doctor(_) => Ok(()),
-            _ => Err(Error::Usage(format!(
-                "this command computes on the CPU only, not on `{}`: use --device cpu (profile, \
-                 ablate and doctor know cards)",
+            Command::Quickstart(_) => Err(Error::Usage(format!(
+                "quickstart compares with answers that were computed on the CPU, not on `{}`: use \
+                 --device cpu",
                 self.device
             ))),
+            _ => Ok(()),
         }
     }
 
-    /// Where commands that know cards compute.
     fn place(&self) -> Result<Place> {
         Place::parse(&self.device)
+    }
+
+    /// What makes predictors, from a model that computes where the flags say.
+    fn workshop(&self, model: &str) -> Result<Workshop> {
+        let (place, team) = (self.place()?, self.team());
+        Ok(Workshop::new(
+            model,
+            place,
+            team,
+            self.shows_progress(),
+            self.offline,
+        ))
     }
 
     fn thread_count(&self) -> usize {

@@ -13,7 +13,7 @@ use crate::instruction;
 use crate::persist;
 use crate::predictor::hints::{Engine, Order, Requests};
 use crate::predictor::known::is_told;
-use crate::predictor::{Prediction, Query, Workshop, folds, from_file, training_lengths};
+use crate::predictor::{Prediction, Query, folds, from_file, training_lengths};
 
 use super::{Global, interrupt, must_not_exist, progress};
 
@@ -107,13 +107,9 @@ pub fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     let instructions = instruction::read(&arguments.instructions)?;
     let dataset = embedded::open(&arguments.dataset)?;
     let training = training_lengths(&dataset.training_instances(), Label::Max);
-    let workshop = Workshop::new(
-        &arguments.model,
-        global.team(),
-        global.shows_progress(),
-        global.offline,
-    )
-    .with_chat_template(arguments.chat_template.clone());
+    let workshop = global
+        .workshop(&arguments.model)?
+        .with_chat_template(arguments.chat_template.clone());
     let queries: Vec<Query<'_>> = instructions
         .iter()
         .map(|i| Query {

@@ -1,6 +1,7 @@
 //! `lenaware profile`: measures step times and fits the step-time model.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use clap::Args;
 use serde_json::json;
@@ -158,7 +159,7 @@ pub fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-fn load(global: &Global, arguments: &Arguments) -> Result<(Box<dyn Model>, String)> {
+fn load(global: &Global, arguments: &Arguments) -> Result<(Arc<dyn Model>, String)> {
     let (place, precision) = (global.place()?, arguments.dtype.precision());
     if let Some(shape) = &arguments.random_weights {
         progress::say(global, &format!("drawing random weights of {shape}"));

@@ -12,6 +12,7 @@ use crate::config::Experiment;
 use crate::dataset::build::BuildOptions;
 use crate::dataset::embedded::{EMBEDDED, embedded, open};
 use crate::dataset::{Label, LengthDataset, Sample, Split};
+use crate::engine::Place;
 use crate::error::{Error, Result};
 use crate::experiment::Run;
 use crate::instruction::{self, Instruction};
@@ -66,6 +67,7 @@ pub fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     // A model that cannot be had is left out; any other mistake ends it before a file is written.
     let workshop = Workshop::new(
         MODEL,
+        Place::Cpu,
         global.team(),
         global.shows_progress(),
         global.offline,

@@ -15,7 +15,7 @@ use crate::dataset::embedded::EMBEDDED;
 use crate::error::Result;
 use crate::execute::StepTimeModel;
 use crate::experiment::Run;
-use crate::predictor::{Workshop, folds, known};
+use crate::predictor::{folds, known};
 use crate::report::tables::text_table;
 
 use super::{Global, ablate, progress};
@@ -175,12 +175,7 @@ fn run_one(
         true
     });
     ablate::say_what_is_run(global, &experiment);
-    let workshop = Workshop::new(
-        &experiment.executor.model,
-        global.team(),
-        global.shows_progress(),
-        global.offline,
-    );
+    let workshop = global.workshop(&experiment.executor.model)?;
     // Arms of an interrupted reproduction are kept, and gone on with here.
     ablate::execute(
         global,

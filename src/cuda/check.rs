@@ -8,6 +8,7 @@ use crate::engine::sampling::Draw;
 use crate::engine::{Decoder, Model};
 use crate::error::Result;
 use crate::kernel::Team;
+use crate::model::capture::{Capture, StatesOf};
 use crate::model::llama::{Chunk, Llama};
 use crate::model::{Checkpoint, ModelConfig};
 
@@ -28,6 +29,8 @@ pub struct Agreement {
     /// The largest distance of a row computed in a batch from the same row computed alone and in
     /// batches of other sizes, all on the card.
     pub batch_error: f64,
+    /// The largest distance of a prompt's hidden states, as predictors read them.
+    pub state_error: f64,
 }
 
 /// More than bf16's rounding explains, from a few dozen layers.
@@ -37,7 +40,9 @@ impl Agreement {
     /// Whether rounding to bf16 explains the differences.
     pub fn holds(&self) -> bool {
         // A NaN is no agreement.
-        self.max_error < TOLERANCE && self.batch_error < TOLERANCE
+        [self.max_error, self.batch_error, self.state_error]
+            .iter()
+            .all(|error| *error < TOLERANCE)
     }
 }
 
@@ -56,12 +61,8 @@ pub fn agreement(
     seed: u64,
     team: Arc<Team>,
 ) -> Result<Agreement> {
-    let mut checkpoint = Checkpoint::random(config, seed)?;
-    for (name, tensor) in &mut checkpoint.tensors {
-        if !name.ends_with("norm.weight") {
-            *tensor = tensor.to_dtype(DType::BF16)?.to_dtype(DType::F32)?;
-        }
-    }
+    let mut checkpoint = Checkpoint::random(config, seed);
+    checkpoint.map_matrices(|matrix| Ok(matrix.to_dtype(DType::BF16)?.to_dtype(DType::F32)?))?;
     let cpu = Llama::new(&checkpoint, team.clone())?;
     let card = CudaLlama::new(device, &checkpoint, team)?;
     drop(checkpoint);
@@ -76,6 +77,7 @@ pub fn agreement(
         .collect();
     let rows = sequences.len();
     let capacity = sequences.iter().map(Vec::len).max().unwrap_or(0) + STEPS;
+    let state_error = states_apart(&cpu, &card, &sequences, capacity)?;
     let mut on_cpu = Run::new(&cpu, rows, capacity)?;
     let mut on_card = Run::new(&card, rows, capacity)?;
     let mut alone = Vec::new();
@@ -124,7 +126,48 @@ pub fn agreement(
         max_error: worst(&errors),
         same_token: same as f64 / errors.len() as f64,
         batch_error: worst(&alone),
+        state_error,
     })
+}
+
+/// How far apart the states are that both take out of the prompts, after the first block and in
+/// the end, of the last token and on average.
+fn states_apart(
+    cpu: &dyn Model,
+    card: &dyn Model,
+    prompts: &[Vec<u32>],
+    capacity: usize,
+) -> Result<f64> {
+    let layers = vec![1, cpu.config().num_hidden_layers];
+    let states = |model: &dyn Model| -> Result<Vec<f32>> {
+        let mut decoder = model.decoder(prompts.len(), capacity)?;
+        let mut states = Vec::new();
+        for (slot, tokens) in prompts.iter().enumerate() {
+            let chunk = Chunk {
+                slot,
+                tokens,
+                logits: false,
+            };
+            let mut capture = Capture {
+                of: StatesOf {
+                    last: layers.clone(),
+                    mean: layers.clone(),
+                },
+                mean_from: vec![tokens.len() / 3],
+                stops_early: slot % 2 == 0,
+                states: Vec::new(),
+            };
+            decoder.step(&[chunk], &[], Some(&mut capture))?;
+            states.append(&mut capture.states);
+        }
+        Ok(states)
+    };
+    let (expected, found) = (states(cpu)?, states(card)?);
+    let hidden = cpu.config().hidden_size;
+    let apart: Vec<f64> = (expected.chunks(hidden).zip(found.chunks(hidden)))
+        .map(|(a, b)| distance(a, b))
+        .collect();
+    Ok(worst(&apart))
 }
 
 /// The largest, a NaN above all.
@@ -165,7 +208,8 @@ impl<'m> Run<'m> {
                 logits: true,
             })
             .collect();
-        self.0.step(&chunks, &vec![Draw::GREEDY; chunks.len()])?;
+        self.0
+            .step(&chunks, &vec![Draw::GREEDY; chunks.len()], None)?;
         self.0.last_logits(chunks.len())
     }
 }

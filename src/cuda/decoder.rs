@@ -1,12 +1,15 @@
 //! The forward pass over ragged batches on a card: rows of any sequences at any positions
 //! packed one below the other, as on the CPU.
 
+use std::ops::Deref;
+
 use cudarc::driver::{CudaFunction, CudaSlice, DevicePtr, LaunchArgs, LaunchConfig, PushKernelArg};
 
 use crate::engine::sampling::{self, Draw};
 use crate::engine::{Decoder, Drawn};
 use crate::error::{Error, Result};
 use crate::model::PartTimes;
+use crate::model::capture::Capture;
 use crate::model::llama::{Chunk, check_chunks};
 
 use super::device::{Device, Output, failed};
@@ -129,8 +132,9 @@ fn blocks_wanted(device: &Device) -> Result<usize> {
 }
 
 /// The decoder of a [`CudaLlama`].
-pub(super) struct CudaDecoder<'m> {
-    model: &'m CudaLlama,
+/// `M` is a [`CudaLlama`], borrowed or shared.
+pub(super) struct CudaDecoder<M: Deref<Target = CudaLlama>> {
+    model: M,
     /// Some until it is given back.
     room: Option<Room>,
     tables: PageTables,
@@ -143,12 +147,14 @@ struct Rows {
     slots: Vec<i32>,
     positions: Vec<i32>,
     wanted: Vec<i32>,
+    /// Where each chunk's rows end.
+    ends: Vec<usize>,
 }
 
-impl<'m> CudaDecoder<'m> {
-    pub fn new(model: &'m CudaLlama, slots: usize, capacity: usize) -> Result<CudaDecoder<'m>> {
+impl<M: Deref<Target = CudaLlama>> CudaDecoder<M> {
+    pub fn new(model: M, slots: usize, capacity: usize) -> Result<Self> {
         let table_len = capacity.div_ceil(PAGE);
-        let room = Room::take(model, slots, slots * table_len, slots * table_len)?;
+        let room = Room::take(&model, slots, slots * table_len, slots * table_len)?;
         Ok(CudaDecoder {
             tables: PageTables::new(slots, capacity, room.pages),
             blocks_wanted: blocks_wanted(&model.device)?,
@@ -157,8 +163,9 @@ impl<'m> CudaDecoder<'m> {
         })
     }
 
-    /// Enqueues the pass; the wanted rows' logits are in `room.logits` when it is done.
-    fn forward(&mut self, rows: &Rows) -> Result<()> {
+    /// Enqueues the pass; the wanted rows' logits are in `room.logits` when it is done. States
+    /// that are asked for are waited for.
+    fn forward(&mut self, rows: &Rows, mut capture: Option<&mut Capture>) -> Result<()> {
         let Some(room) = self.room.as_mut() else {
             return Err(Error::Numeric(
                 "the decoder has given its memory back".into(),
@@ -177,7 +184,7 @@ impl<'m> CudaDecoder<'m> {
             stream.memcpy_htod(table, &mut to).map_err(&copied)?;
         }
         let pass = Pass {
-            model: self.model,
+            model: &self.model,
             room,
             rows: n,
             span: 0,
@@ -189,7 +196,15 @@ impl<'m> CudaDecoder<'m> {
         );
         pass.embed()?;
         let layers = &self.model.weights.layers;
-        for (index, layer) in layers.iter().enumerate() {
+        let mut depth = layers.len();
+        if let Some(capture) = capture.as_deref_mut() {
+            capture.begin(rows.ends.len(), self.model.config.hidden_size);
+            if capture.stops_early && wanted == 0 {
+                depth = capture.of.deepest().min(depth);
+            }
+            pass.take(0, capture, &rows.ends)?;
+        }
+        for (index, layer) in layers[..depth].iter().enumerate() {
             pass.norm(&layer.input_norm, n, None)?;
             pass.product(&room.qkv, Fate::Store, &layer.qkv, &room.normed, n)?;
             pass.attention(index, self.tables.table_len())?;
@@ -197,6 +212,9 @@ impl<'m> CudaDecoder<'m> {
             pass.norm(&layer.post_attention_norm, n, None)?;
             pass.product(&room.inner, Fate::Gate, &layer.gate_up, &room.normed, n)?;
             pass.product(&room.hidden, Fate::Add, &layer.down, &room.inner, n)?;
+            if let Some(capture) = capture.as_deref_mut() {
+                pass.take(index + 1, capture, &rows.ends)?;
+            }
         }
         if wanted > 0 {
             let weights = &self.model.weights;
@@ -243,7 +261,7 @@ impl<'m> CudaDecoder<'m> {
     }
 }
 
-impl Decoder for CudaDecoder<'_> {
+impl<M: Deref<Target = CudaLlama> + Send> Decoder for CudaDecoder<M> {
     fn slots(&self) -> usize {
         self.tables.slots()
     }
@@ -276,7 +294,7 @@ impl Decoder for CudaDecoder<'_> {
         let Some(room) = self.room.as_mut() else {
             return Ok(());
         };
-        let page = page_len(self.model);
+        let page = page_len(&self.model);
         let pairs = self
             .tables
             .pages_of(from)
@@ -302,10 +320,15 @@ impl Decoder for CudaDecoder<'_> {
     }
 
     fn peak_cache_bytes(&self) -> usize {
-        self.tables.most_used() * page_len(self.model) * 2 * size_of::<u16>()
+        self.tables.most_used() * page_len(&self.model) * 2 * size_of::<u16>()
     }
 
-    fn step(&mut self, chunks: &[Chunk<'_>], draws: &[Draw]) -> Result<Drawn> {
+    fn step(
+        &mut self,
+        chunks: &[Chunk<'_>],
+        draws: &[Draw],
+        capture: Option<&mut Capture>,
+    ) -> Result<Drawn> {
         let config = &self.model.config;
         let most = self.capacity().min(config.max_position_embeddings);
         check_chunks(chunks, self.slots(), most, config.vocab_size, |slot| {
@@ -323,6 +346,7 @@ impl Decoder for CudaDecoder<'_> {
             slots: Vec::with_capacity(count),
             positions: Vec::with_capacity(count),
             wanted: Vec::new(),
+            ends: Vec::with_capacity(chunks.len()),
         };
         for chunk in chunks {
             let held = self.tables.tokens(chunk.slot).len();
@@ -335,8 +359,9 @@ impl Decoder for CudaDecoder<'_> {
             if chunk.logits {
                 rows.wanted.push(rows.tokens.len() as i32 - 1);
             }
+            rows.ends.push(rows.tokens.len());
         }
-        self.forward(&rows)?;
+        self.forward(&rows, capture)?;
         if !draws.is_empty() {
             tokens = self.draw(draws)?;
         }
@@ -362,7 +387,7 @@ impl Decoder for CudaDecoder<'_> {
     }
 }
 
-impl Drop for CudaDecoder<'_> {
+impl<M: Deref<Target = CudaLlama>> Drop for CudaDecoder<M> {
     fn drop(&mut self) {
         *self.model.spare.lock().unwrap_or_else(|e| e.into_inner()) = self.room.take();
     }
@@ -399,6 +424,23 @@ impl Pass<'_> {
 
     fn call<'a>(&'a self, kernel: &'a CudaFunction) -> LaunchArgs<'a> {
         self.model.device.stream().launch_builder(kernel)
+    }
+
+    /// Copies the residual states out, if any of this layer are wanted.
+    fn take(&self, layer: usize, capture: &mut Capture, ends: &[usize]) -> Result<()> {
+        if !capture.of.last.contains(&layer) && !capture.of.mean.contains(&layer) {
+            return Ok(());
+        }
+        let hidden = self.model.config.hidden_size;
+        let mut states = vec![0f32; self.rows * hidden];
+        let from = self.room.hidden.slice(..states.len());
+        let stream = self.model.device.stream();
+        stream
+            .memcpy_dtoh(&from, &mut states[..])
+            .map_err(failed("copying states from the card"))?;
+        self.model.device.synchronize()?;
+        capture.take(layer, ends, hidden, &states);
+        Ok(())
     }
 
     fn embed(&self) -> Result<()> {

@@ -7,6 +7,7 @@ use cudarc::driver::CudaSlice;
 use crate::engine::{Decoder, MemoryFloor, Model};
 use crate::error::{Error, Result};
 use crate::kernel::Team;
+use crate::kernel::pages::Element;
 use crate::model::rope::RopeTable;
 use crate::model::{Checkpoint, ModelConfig};
 
@@ -106,6 +107,10 @@ impl Model for CudaLlama {
         Ok(Box::new(CudaDecoder::new(self, slots, capacity)?))
     }
 
+    fn keeping_decoder(self: Arc<Self>, slots: usize, capacity: usize) -> Result<Box<dyn Decoder>> {
+        Ok(Box::new(CudaDecoder::new(self, slots, capacity)?))
+    }
+
     fn device(&self) -> String {
         format!("{}, bf16", self.device.name())
     }
@@ -114,12 +119,18 @@ impl Model for CudaLlama {
         self.device.name().to_string()
     }
 
+    fn dtype(&self) -> String {
+        "bf16 on an NVIDIA card".into()
+    }
+
+    fn kv_bytes_per_token(&self) -> usize {
+        self.config.kv_bytes_per_token(Element::F16)
+    }
+
     fn memory_floor(&self) -> Result<Option<MemoryFloor>> {
-        let config = &self.config;
-        let keys = config.num_hidden_layers * config.num_key_value_heads * config.head_dim;
         Ok(Some(MemoryFloor {
             bytes_a_step: self.weights.bytes_a_step(),
-            bytes_a_position: 2 * 2 * keys,
+            bytes_a_position: self.kv_bytes_per_token(),
             bandwidth: self.device.copy_bandwidth(&self.kernels)?,
         }))
     }

@@ -7,10 +7,10 @@ use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+use crate::chat::ChatModel;
 use crate::engine::{Batching, Engine, Observer, Request, Response, RunStats};
 use crate::error::{Error, Result};
 use crate::instruction::Instruction;
-use crate::model::chat::ChatModel;
 use crate::model::tokenizer::TextTokenizer;
 
 use super::assemble::{Assembly, Drawn};
@@ -101,7 +101,7 @@ pub fn build(
     let plan = Plan {
         model_sha256: Some(chat.sha256().to_string()),
         template_sha256: Some(chat.template_sha256()),
-        dtype: Some(chat.llama().precision().name().into()),
+        dtype: Some(chat.model().dtype()),
         ..options.plan(Sampler::Engine, chat.name(), instructions)
     };
     plan.validate()?;
@@ -162,7 +162,7 @@ impl Job<'_> {
         let longest = self.prompts.iter().map(|p| p.len()).max().unwrap_or(0);
         let capacity = longest + self.plan.max_new_tokens as usize;
         let slots = self.slots.min(self.missing.len()).max(1);
-        let mut engine = Engine::new(chat.llama(), slots, capacity)?;
+        let mut engine = Engine::new(chat.model().as_ref(), slots, capacity)?;
         let mut queue = self.missing.iter().enumerate().map(|(id, sample)| Request {
             id,
             prompt: self.prompts[sample.instruction].clone(),

@@ -1,9 +1,12 @@
 //! What the engine decodes with. A [`Model`] makes [`Decoder`]s: the model together with the
 //! keys and values of so many sequences, wherever they live.
 
+use std::ops::Deref;
+use std::sync::Arc;
 use std::time::Instant;
 
 use crate::error::Result;
+use crate::model::capture::Capture;
 use crate::model::kv_cache::KvCache;
 use crate::model::llama::{Chunk, Llama, Workspace};
 use crate::model::{ModelConfig, PartTimes};
@@ -11,7 +14,7 @@ use crate::model::{ModelConfig, PartTimes};
 use super::sampling::{self, Draw};
 
 /// A loaded model, on whatever device.
-pub trait Model {
+pub trait Model: Send + Sync {
     /// Shape and end tokens of the model.
     fn config(&self) -> &ModelConfig;
 
@@ -21,11 +24,24 @@ pub trait Model {
     /// If the memory cannot be had.
     fn decoder(&self, slots: usize, capacity: usize) -> Result<Box<dyn Decoder + '_>>;
 
+    /// As [`Model::decoder`], one that keeps the model.
+    ///
+    /// # Errors
+    /// As [`Model::decoder`].
+    fn keeping_decoder(self: Arc<Self>, slots: usize, capacity: usize) -> Result<Box<dyn Decoder>>;
+
     /// Where and in what it computes, as tables call it.
     fn device(&self) -> String;
 
     /// The processor's own name.
     fn processor(&self) -> String;
+
+    /// In what answers are computed, as datasets record it: answers of one kind can differ
+    /// from those of another.
+    fn dtype(&self) -> String;
+
+    /// Bytes of keys and values that a token takes.
+    fn kv_bytes_per_token(&self) -> usize;
 
     /// What bounds a decode step from below, measured on the device now; none where that is
     /// not known.
@@ -57,7 +73,7 @@ impl MemoryFloor {
 }
 
 /// A model with the keys and values of so many sequences, each in its slot.
-pub trait Decoder {
+pub trait Decoder: Send {
     /// Sequences it holds at once; slots are numbered from 0.
     fn slots(&self) -> usize;
 
@@ -83,11 +99,17 @@ pub trait Decoder {
     fn peak_cache_bytes(&self) -> usize;
 
     /// Runs the chunks' tokens into their slots, and draws the next token of each chunk that
-    /// wants logits, in their order; `draws` has one entry for each of those.
+    /// wants logits, in their order; `draws` has one entry for each of those. Hidden states
+    /// are taken out by the way, if `capture` asks for them.
     ///
     /// # Errors
     /// As [`Llama::forward`].
-    fn step(&mut self, chunks: &[Chunk<'_>], draws: &[Draw]) -> Result<Drawn>;
+    fn step(
+        &mut self,
+        chunks: &[Chunk<'_>],
+        draws: &[Draw],
+        capture: Option<&mut Capture>,
+    ) -> Result<Drawn>;
 
     /// The logits `[rows, vocab]` that the last step left, of the first `rows` chunks that
     /// wanted them; only of use before the next step, and where greedy rows were drawn (others
@@ -114,11 +136,11 @@ impl Model for Llama {
     }
 
     fn decoder(&self, slots: usize, capacity: usize) -> Result<Box<dyn Decoder + '_>> {
-        Ok(Box::new(CpuDecoder {
-            model: self,
-            cache: self.new_cache(slots, capacity)?,
-            workspace: Workspace::default(),
-        }))
+        Ok(Box::new(CpuDecoder::new(self, slots, capacity)?))
+    }
+
+    fn keeping_decoder(self: Arc<Self>, slots: usize, capacity: usize) -> Result<Box<dyn Decoder>> {
+        Ok(Box::new(CpuDecoder::new(self, slots, capacity)?))
     }
 
     fn device(&self) -> String {
@@ -132,15 +154,34 @@ impl Model for Llama {
     fn processor(&self) -> String {
         crate::provenance::processor()
     }
+
+    fn dtype(&self) -> String {
+        self.precision().name().into()
+    }
+
+    fn kv_bytes_per_token(&self) -> usize {
+        Llama::kv_bytes_per_token(self)
+    }
 }
 
-struct CpuDecoder<'m> {
-    model: &'m Llama,
+/// `M` is a [`Llama`], borrowed or shared.
+struct CpuDecoder<M> {
+    model: M,
     cache: KvCache,
     workspace: Workspace,
 }
 
-impl Decoder for CpuDecoder<'_> {
+impl<M: Deref<Target = Llama>> CpuDecoder<M> {
+    fn new(model: M, slots: usize, capacity: usize) -> Result<Self> {
+        Ok(CpuDecoder {
+            cache: model.new_cache(slots, capacity)?,
+            workspace: Workspace::default(),
+            model,
+        })
+    }
+}
+
+impl<M: Deref<Target = Llama> + Send> Decoder for CpuDecoder<M> {
     fn slots(&self) -> usize {
         self.cache.slots()
     }
@@ -171,11 +212,16 @@ impl Decoder for CpuDecoder<'_> {
         self.cache.peak_bytes()
     }
 
-    fn step(&mut self, chunks: &[Chunk<'_>], draws: &[Draw]) -> Result<Drawn> {
+    fn step(
+        &mut self,
+        chunks: &[Chunk<'_>],
+        draws: &[Draw],
+        capture: Option<&mut Capture>,
+    ) -> Result<Drawn> {
         self.workspace.times = PartTimes::default();
         let logits = self
             .model
-            .forward(chunks, &mut self.cache, &mut self.workspace, None)?;
+            .forward(chunks, &mut self.cache, &mut self.workspace, capture)?;
         let drawing = Instant::now();
         let tokens = sampling::draw_all(self.model.team(), logits, draws);
         Ok(Drawn {

@@ -267,7 +267,7 @@ impl<'m> Engine<'m> {
             tokens,
             sampling_s,
             parts,
-        } = self.decoder.step(&chunks, &draws)?;
+        } = self.decoder.step(&chunks, &draws, None)?;
         stats.sampling_s += sampling_s;
         stats.parts += parts;
         stats.decode_s += begun.elapsed().as_secs_f64();

@@ -55,13 +55,13 @@ impl Place {
         checkpoint: &Checkpoint,
         precision: Precision,
         team: Arc<Team>,
-    ) -> Result<Box<dyn Model>> {
+    ) -> Result<Arc<dyn Model>> {
         match self {
-            Place::Cpu => Ok(Box::new(Llama::with_precision(
+            Place::Cpu => Ok(Arc::new(Llama::with_precision(
                 checkpoint, precision, team,
             )?)),
             #[cfg(feature = "cuda")]
-            Place::Cuda(number) => Ok(Box::new(crate::cuda::CudaLlama::new(
+            Place::Cuda(number) => Ok(Arc::new(crate::cuda::CudaLlama::new(
                 crate::cuda::Device::open(number)?,
                 checkpoint,
                 team,
@@ -81,12 +81,12 @@ impl Place {
         seed: u64,
         precision: Precision,
         team: Arc<Team>,
-    ) -> Result<Box<dyn Model>> {
+    ) -> Result<Arc<dyn Model>> {
         let config = ModelConfig::shape(shape)?;
         match self {
-            Place::Cpu => self.put(&Checkpoint::random(&config, seed)?, precision, team),
+            Place::Cpu => self.put(&Checkpoint::random(&config, seed), precision, team),
             #[cfg(feature = "cuda")]
-            Place::Cuda(number) => Ok(Box::new(crate::cuda::CudaLlama::random(
+            Place::Cuda(number) => Ok(Arc::new(crate::cuda::CudaLlama::random(
                 crate::cuda::Device::open(number)?,
                 &config,
                 seed,

@@ -122,7 +122,7 @@ impl Engine<'_> {
             .map(|((index, _), _)| *index)
             .collect();
         let draws: Vec<Draw> = ended.iter().map(|&i| admitted[i].next_draw()).collect();
-        let drawn = self.decoder.step(&chunks, &draws)?.tokens;
+        let drawn = self.decoder.step(&chunks, &draws, None)?.tokens;
         for (index, token) in ended.into_iter().zip(drawn) {
             admitted[index].receive(token, &self.end_tokens, stats, observer)?;
         }

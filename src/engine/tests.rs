@@ -7,19 +7,20 @@ use crate::model::llama::{Llama, Workspace};
 use crate::model::{Checkpoint, ModelConfig, Precision};
 
 fn tiny(threads: usize) -> Llama {
-    let checkpoint = Checkpoint::random(&ModelConfig::tiny(), 7).unwrap();
+    let checkpoint = Checkpoint::random(&ModelConfig::tiny(), 7);
     Llama::new(&checkpoint, Team::new(threads)).unwrap()
 }
 
 /// The ways a model may be computed and kept: f32, f32 from weights that are exact in bf16,
 /// bf16 with a cache in f16.
 fn every_form(threads: usize) -> Vec<Llama> {
-    let checkpoint = Checkpoint::random(&ModelConfig::tiny(), 7).unwrap();
+    let checkpoint = Checkpoint::random(&ModelConfig::tiny(), 7);
     let mut rounded = checkpoint.clone();
-    for tensor in rounded.tensors.values_mut() {
-        let narrow = tensor.to_dtype(candle_core::DType::BF16).unwrap();
-        *tensor = narrow.to_dtype(candle_core::DType::F32).unwrap();
-    }
+    let narrow = |matrix: &candle_core::Tensor| {
+        let narrow = matrix.to_dtype(candle_core::DType::BF16)?;
+        Ok(narrow.to_dtype(candle_core::DType::F32)?)
+    };
+    rounded.map_matrices(narrow).unwrap();
     let team = Team::new(threads);
     [
         (&checkpoint, Precision::F32),

@@ -20,7 +20,7 @@ fn options(scheduling: Scheduling, fcr: Fcr, batching: Batching) -> ScheduleOpti
 
 #[test]
 fn every_arm_serves_the_same_answers_and_replay_counts_the_same_tokens() {
-    let checkpoint = Checkpoint::random(&ModelConfig::tiny(), 7).unwrap();
+    let checkpoint = Checkpoint::random(&ModelConfig::tiny(), 7);
     let model = Llama::new(&checkpoint, Team::new(2)).unwrap();
     let requests: Vec<LiveRequest> = (0..30)
         .map(|id: u32| LiveRequest {
@@ -101,7 +101,7 @@ fn every_arm_serves_the_same_answers_and_replay_counts_the_same_tokens() {
 
 #[test]
 fn forced_responses_are_computed_to_their_recorded_lengths() {
-    let checkpoint = Checkpoint::random(&ModelConfig::tiny(), 7).unwrap();
+    let checkpoint = Checkpoint::random(&ModelConfig::tiny(), 7);
     let model = Llama::new(&checkpoint, Team::new(2)).unwrap();
     let requests: Vec<LiveRequest> = (0..20)
         .map(|id: u32| LiveRequest {
@@ -142,7 +142,7 @@ fn forced_responses_are_computed_to_their_recorded_lengths() {
 
 #[test]
 fn a_stop_is_obeyed() {
-    let checkpoint = Checkpoint::random(&ModelConfig::tiny(), 7).unwrap();
+    let checkpoint = Checkpoint::random(&ModelConfig::tiny(), 7);
     let model = Llama::new(&checkpoint, Team::new(1)).unwrap();
     let requests = [LiveRequest {
         prompt: vec![5, 6].into(),

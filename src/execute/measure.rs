@@ -148,7 +148,7 @@ fn measure_rows(
                 })
                 .collect();
             let begun = Instant::now();
-            decoder.step(&chunks, &vec![Draw::GREEDY; rows])?;
+            decoder.step(&chunks, &vec![Draw::GREEDY; rows], None)?;
             // The first one warms up what is used for the first time.
             if repeat > 0 {
                 times.push(begun.elapsed().as_secs_f64());
@@ -173,7 +173,7 @@ fn prefill(decoder: &mut dyn Decoder, tokens: &[Vec<u32>]) -> Result<()> {
     let mut held = 0;
     for (slot, tokens) in tokens.iter().enumerate().filter(|(_, t)| !t.is_empty()) {
         if held + tokens.len() > most && !pass.is_empty() {
-            decoder.step(&pass, &vec![Draw::GREEDY; pass.len()])?;
+            decoder.step(&pass, &vec![Draw::GREEDY; pass.len()], None)?;
             pass.clear();
             held = 0;
         }
@@ -185,7 +185,7 @@ fn prefill(decoder: &mut dyn Decoder, tokens: &[Vec<u32>]) -> Result<()> {
         });
     }
     if !pass.is_empty() {
-        decoder.step(&pass, &vec![Draw::GREEDY; pass.len()])?;
+        decoder.step(&pass, &vec![Draw::GREEDY; pass.len()], None)?;
     }
     Ok(())
 }

@@ -15,7 +15,7 @@ const SJF: PolicyConfig = PolicyConfig::Sjf {
 };
 
 fn tiny() -> Llama {
-    let checkpoint = Checkpoint::random(&ModelConfig::tiny(), 7).unwrap();
+    let checkpoint = Checkpoint::random(&ModelConfig::tiny(), 7);
     Llama::new(&checkpoint, Team::new(2)).unwrap()
 }
 

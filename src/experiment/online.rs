@@ -51,7 +51,7 @@ pub fn run_online(
     let live = match experiment.executor.kind {
         ExecutorKind::Replay => None,
         ExecutorKind::Live | ExecutorKind::LiveForced => {
-            let stage = Stage::of(experiment, &workload, workshop, options.place)?;
+            let stage = Stage::of(experiment, &workload, workshop)?;
             stage.warm_up(experiment)?;
             Some(stage)
         }

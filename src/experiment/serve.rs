@@ -59,7 +59,7 @@ impl Stage {
         }
         let lengths = workload.lengths(seed)?;
         let most = arm.schedule.max_new_tokens;
-        let mut live = LiveExecutor::new(model.get(), requests, most, stop);
+        let mut live = LiveExecutor::new(model.as_ref(), requests, most, stop);
         if *forced {
             live = live.forced_to(&lengths);
         }

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::config::{Arm, ExecutorConfig, ExecutorKind, Experiment};
-use crate::engine::{Model, Place};
+use crate::engine::Model;
 use crate::error::Result;
 use crate::evaluate::summary::{ArmRun, ExecutorSummary};
 use crate::execute::{Executor, LiveExecutor, LiveRequest, ReplayExecutor, StepTimeModel, run_arm};
-use crate::model::{ChatModel, Checkpoint, Precision};
+use crate::model::Precision;
 use crate::predictor::Workshop;
 use crate::report::wording::FORCED;
 use crate::schedule::{
@@ -22,7 +22,7 @@ use super::workload::Workload;
 /// Where arms are run.
 pub(super) enum Stage {
     Live {
-        model: LiveModel,
+        model: Arc<dyn Model>,
         requests: Vec<LiveRequest>,
         /// Whether responses are as long as recorded, whatever is drawn.
         forced: bool,
@@ -36,27 +36,11 @@ pub(super) enum Stage {
     },
 }
 
-/// The model of a live run: with its text side on the CPU, or wherever it computes.
-pub(super) enum LiveModel {
-    Chat(Arc<ChatModel>),
-    Placed(Box<dyn Model>),
-}
-
-impl LiveModel {
-    pub fn get(&self) -> &dyn Model {
-        match self {
-            LiveModel::Chat(chat) => chat.llama(),
-            LiveModel::Placed(model) => model.as_ref(),
-        }
-    }
-}
-
 impl Stage {
     pub fn of(
         experiment: &Experiment,
         workload: &Workload<'_>,
         workshop: &Workshop,
-        place: Place,
     ) -> Result<Stage> {
         let executor = &experiment.executor;
         let most = experiment.arms.iter().map(|a| a.schedule.max_new_tokens);
@@ -65,17 +49,15 @@ impl Stage {
         let named = executor.step_time != ExecutorConfig::PAPER;
         let step_time = StepTimeModel::load(&executor.step_time)?;
         let of_device = named.then(|| step_time.clone());
-        let place = match &executor.device {
-            Some(device) => Place::parse(device)?,
-            None => place,
-        };
         Ok(match (executor.kind, &executor.random_weights) {
             (ExecutorKind::LiveForced, Some(shape)) => {
                 let team = workshop.team().clone();
-                let model = place.put_random(shape, 42, Precision::F32, team)?;
+                let model = workshop
+                    .place()
+                    .put_random(shape, 42, Precision::F32, team)?;
                 let requests = workload.filler_requests(model.config(), most)?;
                 Stage::Live {
-                    model: LiveModel::Placed(model),
+                    model,
                     requests,
                     forced: true,
                     step_time: of_device,
@@ -87,16 +69,8 @@ impl Stage {
                 let requests = workload
                     .live_requests(&chat, most, forced)
                     .map_err(|e| e.from_file(&experiment.workload.dataset))?;
-                let model = match place {
-                    Place::Cpu => LiveModel::Chat(chat),
-                    Place::Cuda(_) => {
-                        let checkpoint = Checkpoint::load(&workshop.files()?)?;
-                        let team = workshop.team().clone();
-                        LiveModel::Placed(place.put(&checkpoint, Precision::F32, team)?)
-                    }
-                };
                 Stage::Live {
-                    model,
+                    model: chat.model().clone(),
                     requests,
                     forced,
                     step_time: of_device,
@@ -124,7 +98,7 @@ impl Stage {
             cap: 8,
             keeps: false,
         };
-        LiveExecutor::new(model.get(), requests, 8, &go_on)
+        LiveExecutor::new(model.as_ref(), requests, 8, &go_on)
             .run_batch(&batch, Batching::Static)
             .map(|_| ())
     }
@@ -177,7 +151,7 @@ impl Stage {
                 forced,
                 step_time,
             } => {
-                let mut live = LiveExecutor::new(model.get(), requests, most, stop);
+                let mut live = LiveExecutor::new(model.as_ref(), requests, most, stop);
                 if *forced {
                     live = live.forced_to(&arm.lengths);
                 }
@@ -218,11 +192,11 @@ impl Stage {
                 forced: false,
                 ..
             } => ExecutorSummary::Live {
-                device: model.get().device(),
+                device: model.device(),
                 model: experiment.executor.model.clone(),
             },
             Stage::Live { model, .. } => ExecutorSummary::LiveForced {
-                device: model.get().device(),
+                device: model.device(),
                 model: match &experiment.executor.random_weights {
                     Some(shape) => format!("random weights of {shape}"),
                     None => experiment.executor.model.clone(),

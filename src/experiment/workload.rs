@@ -5,12 +5,13 @@ use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 
+use crate::chat::ChatModel;
+use crate::chat::fits;
 use crate::config::{Experiment, Served};
 use crate::dataset::{Instance, LengthDataset, Split};
 use crate::error::{Error, Result};
 use crate::execute::LiveRequest;
-use crate::model::chat::fits;
-use crate::model::{ChatModel, ModelConfig};
+use crate::model::ModelConfig;
 use crate::predictor::seen::Seen;
 
 /// Tokens of the vicuna_v1.1 template around an instruction, in Llama's tokenizer.

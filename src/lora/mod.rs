@@ -219,20 +219,13 @@ impl Adapter {
     pub fn merge_into(&self, checkpoint: &mut Checkpoint) -> Result<()> {
         for (name, pair) in &self.pairs {
             let key = format!("{name}.weight");
-            let weight = checkpoint.tensors.get(&key);
-            let expected = (pair.b.dim(0)?, pair.a.dim(1)?);
-            let weight = weight
-                .filter(|w| w.dims2().is_ok_and(|dims| dims == expected))
-                .ok_or_else(|| {
-                    Error::Usage(format!(
-                        "the adapter does not fit this model: `{key}` should be {} x {}; it \
-                         was made for `{}`",
-                        expected.0, expected.1, self.base_model
-                    ))
-                })?;
-            let update = (pair.b.matmul(&pair.a)? * self.config.scaling())?;
-            let merged = (weight + update)?;
-            checkpoint.tensors.insert(key, merged);
+            let added = checkpoint.add_product(&key, self.config.scaling(), &pair.a, &pair.b);
+            added.map_err(|why| {
+                Error::Usage(format!(
+                    "the adapter does not fit this model: {why}; it was made for `{}`",
+                    self.base_model
+                ))
+            })?;
         }
         Ok(())
     }

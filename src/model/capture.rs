@@ -48,14 +48,14 @@ pub struct Capture {
 
 impl Capture {
     /// Room for `chunks` chunks.
-    pub(super) fn begin(&mut self, chunks: usize, hidden: usize) {
+    pub(crate) fn begin(&mut self, chunks: usize, hidden: usize) {
         self.states.clear();
         self.states.resize(chunks * self.of.vectors() * hidden, 0.0);
     }
 
     /// Takes what is wanted of `layer` from `states` `[rows][hidden]`; `ends` is where each
     /// chunk's rows end.
-    pub(super) fn take(&mut self, layer: usize, ends: &[usize], hidden: usize, states: &[f32]) {
+    pub(crate) fn take(&mut self, layer: usize, ends: &[usize], hidden: usize, states: &[f32]) {
         let width = self.of.vectors();
         let row = |at: usize| &states[at * hidden..(at + 1) * hidden];
         let mut begin = 0;

@@ -5,10 +5,11 @@
 //! embedding turns neighbouring pairs where Hugging Face turns the two halves of a head. Rows
 //! are put back here, so that the rest of the program knows one form only.
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::{BufReader, Cursor, Read, Seek};
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
 use candle_core::quantized::gguf_file::{Content, Value};
 use candle_core::{Device, Tensor};
@@ -19,7 +20,7 @@ use crate::error::{Error, Result};
 use super::gguf_header::{check, damaged};
 use super::rope::RopeScaling;
 use super::source::one_line;
-use super::weights::ModelConfig;
+use super::weights::{ModelConfig, Stored};
 
 /// Divisors of the rotary frequencies, of the model as a whole.
 const ROPE_FREQS: &str = "rope_freqs.weight";
@@ -242,16 +243,14 @@ impl GgufModel {
         }
     }
 
-    /// All weights, dequantized to f32 on the CPU, under Hugging Face names.
+    /// The weights, under Hugging Face names; none is read yet.
     ///
     /// # Errors
     /// Tensors missing, misshapen, or not known to this program; the file cannot be read.
-    pub fn load_tensors(&self) -> Result<HashMap<String, Tensor>> {
+    pub(super) fn tensors(self) -> Result<GgufTensors> {
         let config = self.model_config()?;
         let file = File::open(&self.path).map_err(|e| Error::io(&self.path, e))?;
-        let mut reader = BufReader::new(file);
-        let mut tensors = HashMap::new();
-        let mut known = 0;
+        let mut known = HashSet::new();
         for (name, shape) in config.tensor_shapes() {
             let stored = gguf_name(&name);
             let info =
@@ -265,30 +264,20 @@ impl GgufModel {
                     &format!("the tensor `{stored}` is {found:?}, not {shape:?}"),
                 ));
             }
-            let heads = match name.rsplit('.').nth(1) {
-                Some("q_proj") => Some(config.num_attention_heads),
-                Some("k_proj") => Some(config.num_key_value_heads),
-                _ => None,
-            };
-            let tensor = self
-                .dequantize(&mut reader, &stored, heads)
-                .map_err(|e| damaged(&self.path, &format!("tensor `{stored}`: {}", one_line(e))))?;
-            tensors.insert(name, tensor);
-            known += 1;
+            known.insert(stored);
         }
-        known += usize::from(self.content.tensor_infos.contains_key(ROPE_FREQS));
-        if known != self.content.tensor_infos.len() {
-            let ours: Vec<String> = config.tensor_shapes().map(|(n, _)| gguf_name(&n)).collect();
-            let mut others = self.content.tensor_infos.keys();
-            let other = others
-                .find(|n| !ours.contains(n) && *n != ROPE_FREQS)
-                .map_or("?", |n| n);
+        let mut others = self.content.tensor_infos.keys();
+        if let Some(other) = others.find(|n| !known.contains(*n) && *n != ROPE_FREQS) {
             return Err(Error::malformed(
                 &self.path,
                 format!("has a tensor `{other}` that a plain Llama has not: choose another model"),
             ));
         }
-        Ok(tensors)
+        Ok(GgufTensors {
+            reader: Mutex::new(BufReader::new(file)),
+            model: self,
+            config,
+        })
     }
 
     fn dequantize(
@@ -305,6 +294,36 @@ impl GgufModel {
             Some(heads) => half_split(&tensor, heads),
             None => Ok(tensor),
         }
+    }
+}
+
+/// The weights of a GGUF file, dequantized when they are asked for.
+pub(super) struct GgufTensors {
+    model: GgufModel,
+    config: ModelConfig,
+    reader: Mutex<BufReader<File>>,
+}
+
+impl Stored for GgufTensors {
+    fn names(&self) -> Vec<String> {
+        self.config.tensor_shapes().map(|(name, _)| name).collect()
+    }
+
+    fn describe(&self, name: &str) -> Option<(Vec<usize>, String)> {
+        let mut shapes = self.config.tensor_shapes();
+        let (_, shape) = shapes.find(|(known, _)| known == name)?;
+        Some((shape, "F32".into()))
+    }
+
+    fn load(&self, name: &str) -> candle_core::Result<Tensor> {
+        let heads = match name.rsplit('.').nth(1) {
+            Some("q_proj") => Some(self.config.num_attention_heads),
+            Some("k_proj") => Some(self.config.num_key_value_heads),
+            _ => None,
+        };
+        // Every read begins with a seek, so that a reader left anywhere will do.
+        let mut reader = self.reader.lock().unwrap_or_else(|e| e.into_inner());
+        self.model.dequantize(&mut *reader, &gguf_name(name), heads)
     }
 }
 

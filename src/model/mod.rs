@@ -3,7 +3,6 @@
 
 mod built_in_templates;
 pub mod capture;
-pub mod chat;
 pub mod chat_template;
 mod directory;
 pub mod gguf;
@@ -26,7 +25,6 @@ mod torch_file;
 pub mod weights;
 mod wheel;
 
-pub use chat::ChatModel;
 pub use chat_template::ChatTemplate;
 pub use hub::hub_dataset;
 pub use part_times::PartTimes;

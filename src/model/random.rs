@@ -1,7 +1,8 @@
 //! Seeded random checkpoints of any shape: for tests, and for timing shapes whose weights
 //! cannot be had.
 
-use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
 use rand::Rng;
@@ -10,7 +11,7 @@ use rand_chacha::rand_core::SeedableRng;
 
 use crate::error::{Error, Result};
 
-use super::weights::{Checkpoint, ModelConfig};
+use super::weights::{Checkpoint, ModelConfig, Stored};
 
 impl ModelConfig {
     /// A Llama so small that tests build it in milliseconds: 2 blocks of 48, 3 query heads on
@@ -105,58 +106,55 @@ impl ModelConfig {
 
 impl Checkpoint {
     /// Uniform weights with variance 1/in, norms near 1: activations keep their size through
-    /// the blocks. The same seed gives the same weights.
-    ///
-    /// # Errors
-    /// If the tensors cannot be made (no memory).
-    pub fn random(config: &ModelConfig, seed: u64) -> Result<Checkpoint> {
-        let mut rng = ChaCha8Rng::seed_from_u64(seed);
-        let mut tensors = HashMap::new();
-        let (hidden, inner, d) = (
-            config.hidden_size,
-            config.intermediate_size,
-            config.head_dim,
-        );
-        let (q, kv) = (
-            config.num_attention_heads * d,
-            config.num_key_value_heads * d,
-        );
-        let mut matrix = |name: String, out: usize, inn: usize| -> Result<()> {
-            let bound = (3.0 / inn as f32).sqrt();
-            let values: Vec<f32> = (0..out * inn)
-                .map(|_| rng.random_range(-bound..bound))
-                .collect();
-            let tensor = Tensor::from_vec(values, (out, inn), &Device::Cpu)?;
-            tensors.insert(format!("{name}.weight"), tensor);
-            Ok(())
-        };
-        matrix("model.embed_tokens".into(), config.vocab_size, hidden)?;
-        if !config.tie_word_embeddings {
-            matrix("lm_head".into(), config.vocab_size, hidden)?;
-        }
-        for i in 0..config.num_hidden_layers {
-            let at = |name: &str| format!("model.layers.{i}.{name}");
-            matrix(at("self_attn.q_proj"), q, hidden)?;
-            matrix(at("self_attn.k_proj"), kv, hidden)?;
-            matrix(at("self_attn.v_proj"), kv, hidden)?;
-            matrix(at("self_attn.o_proj"), hidden, q)?;
-            matrix(at("mlp.gate_proj"), inner, hidden)?;
-            matrix(at("mlp.up_proj"), inner, hidden)?;
-            matrix(at("mlp.down_proj"), hidden, inner)?;
-        }
-        let mut norms = vec!["model.norm".to_string()];
-        for i in 0..config.num_hidden_layers {
-            norms.push(format!("model.layers.{i}.input_layernorm"));
-            norms.push(format!("model.layers.{i}.post_attention_layernorm"));
-        }
-        for name in norms {
-            let values: Vec<f32> = (0..hidden).map(|_| rng.random_range(0.8..1.2)).collect();
-            let tensor = Tensor::from_vec(values, hidden, &Device::Cpu)?;
-            tensors.insert(format!("{name}.weight"), tensor);
-        }
-        Ok(Checkpoint {
+    /// the blocks. A tensor's values are a function of the seed and its place in the model, made
+    /// whenever it is asked for.
+    pub fn random(config: &ModelConfig, seed: u64) -> Checkpoint {
+        let tensors = RandomTensors {
             config: config.clone(),
-            tensors,
-        })
+            seed,
+        };
+        Checkpoint::of(
+            config.clone(),
+            Arc::new(tensors),
+            Path::new("random weights"),
+        )
+    }
+}
+
+struct RandomTensors {
+    config: ModelConfig,
+    seed: u64,
+}
+
+impl Stored for RandomTensors {
+    fn names(&self) -> Vec<String> {
+        self.config.tensor_shapes().map(|(name, _)| name).collect()
+    }
+
+    fn describe(&self, name: &str) -> Option<(Vec<usize>, String)> {
+        let mut shapes = self.config.tensor_shapes();
+        let (_, shape) = shapes.find(|(known, _)| known == name)?;
+        Some((shape, "F32".into()))
+    }
+
+    fn load(&self, name: &str) -> candle_core::Result<Tensor> {
+        let mut shapes = self.config.tensor_shapes().enumerate();
+        let Some((place, (_, shape))) = shapes.find(|(_, (known, _))| known == name) else {
+            candle_core::bail!("no tensor `{name}`")
+        };
+        let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
+        rng.set_stream(place as u64);
+        let range = match shape[..] {
+            [_, inputs] => {
+                let bound = (3.0 / inputs as f32).sqrt();
+                -bound..bound
+            }
+            _ => 0.8..1.2,
+        };
+        let count = shape.iter().product();
+        let values: Vec<f32> = (0..count)
+            .map(|_| rng.random_range(range.clone()))
+            .collect();
+        Tensor::from_vec(values, shape, &Device::Cpu)
     }
 }

@@ -1,8 +1,9 @@
 //! A model's dimensions and weights in one form, whatever file they come from: f32 on the CPU,
-//! under the names of Hugging Face checkpoints.
+//! under the names of Hugging Face checkpoints, one tensor at a time.
 
 use std::collections::{HashMap, HashSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use candle_core::safetensors::{Load, MmapedSafetensors};
 use candle_core::{DType, Device, Tensor};
@@ -158,17 +159,76 @@ impl ModelConfig {
     }
 }
 
-/// A model in memory.
-#[derive(Debug, Clone)]
+/// A model's dimensions, and its weights where they lie: a tensor is read, widened and changed
+/// when it is asked for, so that what is built from a checkpoint is in memory and the
+/// checkpoint is not.
+#[derive(Clone)]
 pub struct Checkpoint {
     /// Its dimensions.
     pub config: ModelConfig,
-    /// f32, on the CPU, under Hugging Face names; all of [`ModelConfig::tensor_shapes`] and no
-    /// others.
-    pub tensors: HashMap<String, Tensor>,
+    stored: Arc<dyn Stored>,
+    /// Where it is stored, for messages.
+    place: PathBuf,
+    /// Tensors that stand in for stored ones.
+    replaced: HashMap<String, Tensor>,
+    /// Low-rank products that are added to stored ones.
+    updates: HashMap<String, Vec<Update>>,
+}
+
+/// `scaling * b a`, to be added to a matrix.
+#[derive(Debug, Clone)]
+struct Update {
+    scaling: f64,
+    a: Tensor,
+    b: Tensor,
 }
 
 impl Checkpoint {
+    /// Opens a model's files and checks what they say of their tensors: all that the
+    /// configuration asks for, and no others inside a block. Files are mapped (GGUF: read a
+    /// tensor at a time), so that there is never more of them in memory than the largest tensor.
+    ///
+    /// # Errors
+    /// Files that cannot be read or make no sense; a model that is not a plain Llama.
+    pub fn load(files: &ModelFiles) -> Result<Checkpoint> {
+        let (stored, dir): (Arc<dyn Stored>, _) = match (&files.weights, &files.dir) {
+            (WeightFiles::Gguf(path), _) => {
+                let model = GgufModel::open(path)?;
+                let config = model.model_config()?;
+                return Ok(Checkpoint::of(config, Arc::new(model.tensors()?), path));
+            }
+            (_, None) => {
+                return Err(Error::malformed(
+                    files.path(),
+                    "has no config.json: give the model's directory",
+                ));
+            }
+            (WeightFiles::Safetensors(paths), Some(dir)) => {
+                // SAFETY: the mapping is only read; as with every mapped file, other programs
+                // must not cut it while the model is loaded.
+                let mapped = unsafe { MmapedSafetensors::multi(paths) }.map_err(|e| {
+                    Error::malformed(dir, format!("{}: download it again", one_line(e)))
+                })?;
+                (Arc::new(mapped), dir)
+            }
+            (WeightFiles::Torch(paths), Some(dir)) => (Arc::new(TorchShards::open(paths)?), dir),
+        };
+        let config = ModelConfig::from_dir(dir)?;
+        check_tensors(stored.as_ref(), dir, &config)?;
+        Ok(Checkpoint::of(config, stored, dir))
+    }
+
+    /// Tensors that hold what the configuration asks for.
+    pub(super) fn of(config: ModelConfig, stored: Arc<dyn Stored>, place: &Path) -> Checkpoint {
+        Checkpoint {
+            config,
+            stored,
+            place: place.to_path_buf(),
+            replaced: HashMap::new(),
+            updates: HashMap::new(),
+        }
+    }
+
     /// Keeps the first `blocks` blocks only, for a head on their state.
     ///
     /// # Errors
@@ -181,62 +241,113 @@ impl Checkpoint {
             )));
         }
         self.config.num_hidden_layers = blocks;
-        let kept: HashSet<String> = self.config.tensor_shapes().map(|t| t.0).collect();
-        self.tensors.retain(|name, _| kept.contains(name));
         Ok(())
     }
 
-    /// Reads configuration and weights, widening all weights to f32: files are mapped, and one
-    /// tensor at a time is copied out of them in its own type, so that beside the checkpoint
-    /// (4 bytes a weight) there is never more than the largest tensor.
+    /// Whether the model has a tensor of this name.
+    pub fn has(&self, name: &str) -> bool {
+        self.config.tensor_shapes().any(|(known, _)| known == name)
+    }
+
+    /// A tensor, f32 on the CPU.
     ///
     /// # Errors
-    /// Files that cannot be read or make no sense; a model that is not a plain Llama.
-    pub fn load(files: &ModelFiles) -> Result<Checkpoint> {
-        let (stored, dir): (Box<dyn Stored>, _) = match (&files.weights, &files.dir) {
-            (WeightFiles::Gguf(path), _) => {
-                let model = GgufModel::open(path)?;
-                return Ok(Checkpoint {
-                    config: model.model_config()?,
-                    tensors: model.load_tensors()?,
-                });
-            }
-            (_, None) => {
-                return Err(Error::malformed(
-                    files.path(),
-                    "has no config.json: give the model's directory",
-                ));
-            }
-            (WeightFiles::Safetensors(paths), Some(dir)) => {
-                // SAFETY: the mapping is gone when this function returns; as with every mapped
-                // file, other programs must not cut it meanwhile.
-                let mapped = unsafe { MmapedSafetensors::multi(paths) }.map_err(|e| {
-                    Error::malformed(dir, format!("{}: download it again", one_line(e)))
-                })?;
-                (Box::new(mapped), dir)
-            }
-            (WeightFiles::Torch(paths), Some(dir)) => (Box::new(TorchShards::open(paths)?), dir),
-        };
-        let config = ModelConfig::from_dir(dir)?;
-        let tensors = widened(stored.as_ref(), dir, &config)?;
-        Ok(Checkpoint { config, tensors })
+    /// There is no tensor of that name, or it cannot be read.
+    pub fn tensor(&self, name: &str) -> Result<Tensor> {
+        if let Some(tensor) = self.replaced.get(name) {
+            return Ok(tensor.clone());
+        }
+        if !self.has(name) {
+            return Err(Error::Usage(format!("the model has no tensor `{name}`")));
+        }
+        let stored = self.stored.load(name).map_err(|e| {
+            let why = format!("tensor `{name}`: {}: download it again", one_line(e));
+            Error::malformed(&self.place, why)
+        })?;
+        let mut tensor = stored.to_dtype(DType::F32)?;
+        for update in self.updates.get(name).into_iter().flatten() {
+            let product = (update.b.matmul(&update.a)? * update.scaling)?;
+            tensor = (tensor + product)?;
+        }
+        Ok(tensor)
     }
 
     /// A tensor's values, row after row.
     ///
     /// # Errors
-    /// There is no tensor of that name.
+    /// As [`Checkpoint::tensor`].
     pub fn f32_values(&self, name: &str) -> Result<Vec<f32>> {
-        let tensor = self
-            .tensors
-            .get(name)
-            .ok_or_else(|| Error::Usage(format!("the model has no tensor `{name}`")))?;
-        Ok(tensor.flatten_all()?.to_vec1::<f32>()?)
+        Ok(self.tensor(name)?.flatten_all()?.to_vec1::<f32>()?)
+    }
+
+    /// Every tensor, in memory.
+    ///
+    /// # Errors
+    /// One that cannot be read.
+    pub fn tensors(&self) -> Result<HashMap<String, Tensor>> {
+        let shapes = self.config.tensor_shapes();
+        shapes
+            .map(|(name, _)| Ok((name.clone(), self.tensor(&name)?)))
+            .collect()
+    }
+
+    /// Puts a tensor (f32, on the CPU) in the place of a stored one.
+    pub fn replace(&mut self, name: &str, tensor: Tensor) {
+        self.updates.remove(name);
+        self.replaced.insert(name.to_string(), tensor);
+    }
+
+    /// Replaces every matrix, which is in memory then.
+    ///
+    /// # Errors
+    /// One that cannot be read or changed.
+    pub fn map_matrices(&mut self, change: impl Fn(&Tensor) -> Result<Tensor>) -> Result<()> {
+        let names: Vec<String> = (self.config.tensor_shapes())
+            .filter(|(_, shape)| shape.len() == 2)
+            .map(|(name, _)| name)
+            .collect();
+        for name in names {
+            let changed = change(&self.tensor(&name)?)?;
+            self.replace(&name, changed);
+        }
+        Ok(())
+    }
+
+    /// Adds `scaling * b a` (`a` `[r, in]`, `b` `[out, r]`) to a matrix.
+    ///
+    /// # Errors
+    /// There is no such matrix, or it has another shape.
+    pub fn add_product(&mut self, name: &str, scaling: f64, a: &Tensor, b: &Tensor) -> Result<()> {
+        let expected = vec![b.dim(0)?, a.dim(1)?];
+        let mut shapes = self.config.tensor_shapes();
+        if !shapes.any(|(known, shape)| known == name && shape == expected) {
+            return Err(Error::Usage(format!(
+                "`{name}` should be {} x {}",
+                expected[0], expected[1]
+            )));
+        }
+        if let Some(tensor) = self.replaced.get_mut(name) {
+            *tensor = (&*tensor + (b.matmul(a)? * scaling)?)?;
+            return Ok(());
+        }
+        let (a, b) = (a.clone(), b.clone());
+        let updates = self.updates.entry(name.to_string()).or_default();
+        updates.push(Update { scaling, a, b });
+        Ok(())
+    }
+}
+
+impl std::fmt::Debug for Checkpoint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Checkpoint")
+            .field("place", &self.place)
+            .field("config", &self.config)
+            .finish_non_exhaustive()
     }
 }
 
 /// The tensors of a model's files, whatever the files.
-pub(super) trait Stored {
+pub(super) trait Stored: Send + Sync {
     fn names(&self) -> Vec<String>;
 
     /// Shape and type of a tensor, the type by its safetensors name (`F32`, `F16`, `BF16`...).
@@ -261,14 +372,10 @@ impl Stored for MmapedSafetensors {
     }
 }
 
-/// All of the model's tensors as f32; what is missing, misshapen or too much is named.
-fn widened(
-    stored: &dyn Stored,
-    dir: &Path,
-    config: &ModelConfig,
-) -> Result<HashMap<String, Tensor>> {
+/// What is missing, misshapen or too much is named.
+fn check_tensors(stored: &dyn Stored, dir: &Path, config: &ModelConfig) -> Result<()> {
     let bad = |why: String| Error::malformed(dir, why);
-    let mut tensors = HashMap::new();
+    let mut known = HashSet::new();
     for (name, shape) in config.tensor_shapes() {
         let (found, dtype) = stored.describe(&name).ok_or_else(|| {
             bad(format!(
@@ -285,19 +392,18 @@ fn widened(
                 "the tensor `{name}` is stored as {dtype}: use f32, f16 or bf16 weights"
             )));
         }
-        let tensor = stored.load(&name)?.to_dtype(DType::F32)?;
-        tensors.insert(name, tensor);
+        known.insert(name);
     }
     // Heads for other tasks are no loss; more inside a block would make another model.
     for name in stored.names() {
         let inside = name.starts_with("model.layers.") && !name.ends_with(".inv_freq");
-        if inside && !tensors.contains_key(&name) {
+        if inside && !known.contains(&name) {
             return Err(bad(format!(
                 "has a tensor `{name}` that config.json does not account for: choose another model"
             )));
         }
     }
-    Ok(tensors)
+    Ok(())
 }
 
 #[cfg(test)]

@@ -4,9 +4,9 @@
 
 use std::sync::Arc;
 
+use crate::chat::ChatModel;
 use crate::engine::{Batching, Engine, Request, Response};
 use crate::error::Result;
-use crate::model::ChatModel;
 
 use super::{Prediction, Predictor, Query};
 
@@ -102,7 +102,7 @@ impl Predictor for Asked {
             .collect::<Result<Vec<Arc<[u32]>>>>()?;
         let longest = prompts.iter().map(|p| p.len()).max().unwrap_or(0);
         let slots = SLOTS.min(queries.len()).max(1);
-        let mut engine = Engine::new(self.chat.llama(), slots, longest + max_new_tokens)?;
+        let mut engine = Engine::new(self.chat.model().as_ref(), slots, longest + max_new_tokens)?;
         let mut queue = prompts.into_iter().enumerate().map(|(id, prompt)| Request {
             id,
             prompt,

@@ -19,14 +19,14 @@ pub const LOSS: HeadLoss = HeadLoss::LogRegression;
 pub(super) fn append(checkpoint: &mut Checkpoint, embedding: &[f32]) -> Result<()> {
     let row = Tensor::from_slice(embedding, (1, embedding.len()), &Device::Cpu)?;
     for name in ["model.embed_tokens.weight", "lm_head.weight"] {
-        if let Some(table) = checkpoint.tensors.get(name) {
+        if checkpoint.has(name) {
             // Where the head is a matrix of its own, it never says the token.
             let row = match name {
                 "lm_head.weight" => row.zeros_like()?,
                 _ => row.clone(),
             };
-            let longer = Tensor::cat(&[table, &row], 0)?;
-            checkpoint.tensors.insert(name.to_string(), longer);
+            let longer = Tensor::cat(&[checkpoint.tensor(name)?, row], 0)?;
+            checkpoint.replace(name, longer);
         }
     }
     checkpoint.config.vocab_size += 1;
@@ -45,7 +45,7 @@ mod tests {
                 tie_word_embeddings: tied,
                 ..ModelConfig::tiny()
             };
-            let mut checkpoint = Checkpoint::random(&config, 1).unwrap();
+            let mut checkpoint = Checkpoint::random(&config, 1);
             append(&mut checkpoint, &[0.5; 48]).unwrap();
             let table = checkpoint.f32_values("model.embed_tokens.weight").unwrap();
             assert_eq!(checkpoint.config.vocab_size, 65);

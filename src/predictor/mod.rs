@@ -36,11 +36,13 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::chat::ChatModel;
 use crate::dataset::{Instance, Label};
+use crate::engine::Place;
 use crate::error::{Error, Result};
 use crate::evaluate::statistics::median;
 use crate::kernel::Team;
-use crate::model::{ChatModel, Checkpoint, ModelFiles, llama::Llama, resolve, resolve_encoder};
+use crate::model::{Checkpoint, ModelFiles, Precision, resolve, resolve_encoder};
 use crate::provenance::ModelIdentity;
 
 pub use prediction::{LEVELS, Prediction, Quantiles, Query};
@@ -70,6 +72,7 @@ pub const BARE_WORDS: [&str; 7] = [
 
 /// What predictors are made from: a model if one needs it, loaded once a chat template.
 pub struct Workshop {
+    place: Place,
     team: Arc<Team>,
     model: String,
     show_progress: bool,
@@ -154,9 +157,16 @@ fn training_median(training: &[TrainingLength]) -> Result<f64> {
 
 impl Workshop {
     /// `model` is what models are named by on the command line; it is only loaded when asked
-    /// for.
-    pub fn new(model: &str, team: Arc<Team>, show_progress: bool, offline: bool) -> Workshop {
+    /// for, to compute at `place`.
+    pub fn new(
+        model: &str,
+        place: Place,
+        team: Arc<Team>,
+        show_progress: bool,
+        offline: bool,
+    ) -> Workshop {
         Workshop {
+            place,
             team,
             model: model.to_string(),
             show_progress,
@@ -194,6 +204,11 @@ impl Workshop {
     fn template(&self, trained: Option<&stored::Description>) -> Option<String> {
         let recorded = || trained.and_then(|d| d.chat_template.clone());
         self.chat_template.clone().or_else(recorded)
+    }
+
+    /// Where its models compute.
+    pub fn place(&self) -> Place {
+        self.place
     }
 
     /// The threads that compute.
@@ -241,7 +256,12 @@ impl Workshop {
         }
         let files = self.files_of(trained)?;
         self.say_loading(&files);
-        let chat = Arc::new(ChatModel::load(&files, self.team.clone())?);
+        let chat = Arc::new(ChatModel::load_on(
+            &files,
+            self.place,
+            Precision::F32,
+            self.team.clone(),
+        )?);
         self.note(chat.name(), chat.sha256());
         self.chats.borrow_mut().insert(template, chat.clone());
         Ok(chat)
@@ -324,7 +344,7 @@ impl Workshop {
                 self.say_loading(&files);
                 let team = self.team.clone();
                 Ok(Box::new(lora_head::LoraHead::read(
-                    spec, dir, &files, team,
+                    spec, dir, &files, self.place, team,
                 )?))
             }
             stored::Kind::Head | stored::Kind::PoolingMlp => {
@@ -361,8 +381,10 @@ impl Workshop {
         self.say_loading(&files);
         let mut checkpoint = Checkpoint::load(&files)?;
         adapter.merge_into(&mut checkpoint)?;
-        let llama = Llama::new(&checkpoint, self.team.clone())?;
-        let chat = Arc::new(ChatModel::with_llama(&files, llama)?);
+        let model = self
+            .place
+            .put(&checkpoint, Precision::F32, self.team.clone())?;
+        let chat = Arc::new(ChatModel::with_model(&files, model)?);
         self.note(chat.name(), chat.sha256());
         let fallback = match description {
             Some(description) => description.training_median,

@@ -9,9 +9,10 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::chat::ChatModel;
 use crate::dataset::Instance;
 use crate::error::{Error, Result};
-use crate::model::{ChatModel, ModelFiles};
+use crate::model::ModelFiles;
 
 use super::calibration::PointCalibration;
 use super::fitted_file::{self, FittedFile};

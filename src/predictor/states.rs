@@ -2,15 +2,13 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::chat::ChatModel;
+use crate::engine::Decoder;
 use crate::error::{Error, Result};
-use crate::model::ChatModel;
 use crate::model::capture::Capture;
 pub use crate::model::capture::StatesOf;
-use crate::model::kv_cache::KvCache;
-use crate::model::llama::{Chunk, Workspace};
+use crate::model::llama::Chunk;
 
-/// Prompt tokens run in one pass.
-const PASS_TOKENS: usize = 512;
 const SLOTS: usize = 32;
 
 /// Reads hidden states of chat prompts. What the chat template begins every prompt with is run
@@ -21,14 +19,8 @@ pub struct StateReader {
     opening: Vec<u32>,
     /// Tokens put after every prompt.
     suffix: Vec<u32>,
-    run: Mutex<Run>,
-}
-
-/// The cache, whose slot 0 keeps the opening, and the buffers of the forward pass.
-#[derive(Default)]
-struct Run {
-    cache: Option<KvCache>,
-    workspace: Workspace,
+    /// Its slot 0 keeps the opening.
+    decoder: Mutex<Option<Box<dyn Decoder>>>,
 }
 
 impl StateReader {
@@ -51,7 +43,7 @@ impl StateReader {
             chat,
             opening,
             suffix,
-            run: Mutex::default(),
+            decoder: Mutex::default(),
         })
     }
 
@@ -92,9 +84,9 @@ impl StateReader {
             .collect();
         let shared = openings.iter().copied().min().unwrap_or(0);
         let longest = prompts.iter().map(Vec::len).max().unwrap_or(1);
-        let mut run = self.run.lock().unwrap_or_else(PoisonError::into_inner);
-        let Run { cache, workspace } = &mut *run;
-        let cache = self.roomy(cache, longest, workspace)?;
+        let mut decoder = self.decoder.lock().unwrap_or_else(PoisonError::into_inner);
+        let decoder = self.roomy(&mut decoder, longest)?;
+        let most = decoder.pass_tokens();
         let hidden = self.chat.config().hidden_size;
         let mut states = Vec::with_capacity(prompts.len() * of.vectors() * hidden);
         let mut next = 0;
@@ -102,13 +94,13 @@ impl StateReader {
             let (mut end, mut tokens) = (next, 0);
             while end < prompts.len()
                 && end - next < SLOTS
-                && (tokens == 0 || tokens + prompts[end].len() - shared <= PASS_TOKENS)
+                && (tokens == 0 || tokens + prompts[end].len() - shared <= most)
             {
                 tokens += prompts[end].len() - shared;
                 end += 1;
             }
             for slot in 1..=end - next {
-                cache.copy_prefix(0, slot, shared);
+                decoder.copy_prefix(0, slot, shared)?;
             }
             let chunks: Vec<Chunk<'_>> = prompts[next..end]
                 .iter()
@@ -125,9 +117,7 @@ impl StateReader {
                 stops_early: true,
                 states: Vec::new(),
             };
-            self.chat
-                .llama()
-                .forward(&chunks, cache, workspace, Some(&mut capture))?;
+            decoder.step(&chunks, &[], Some(&mut capture))?;
             states.append(&mut capture.states);
             on_progress(end);
             next = end;
@@ -135,29 +125,27 @@ impl StateReader {
         Ok(states)
     }
 
-    /// The cache with room for sequences of `longest` tokens; a new one gets the opening.
-    fn roomy<'c>(
+    /// A decoder with room for sequences of `longest` tokens; a new one gets the opening.
+    fn roomy<'d>(
         &self,
-        cache: &'c mut Option<KvCache>,
+        decoder: &'d mut Option<Box<dyn Decoder>>,
         longest: usize,
-        workspace: &mut Workspace,
-    ) -> Result<&'c mut KvCache> {
-        if let Some(there) = cache.take_if(|c| c.capacity() >= longest) {
-            return Ok(cache.insert(there));
+    ) -> Result<&'d mut dyn Decoder> {
+        if let Some(there) = decoder.take_if(|d| d.capacity() >= longest) {
+            return Ok(decoder.insert(there).as_mut());
         }
         let capacity = longest.max(self.opening.len()).next_power_of_two();
-        let mut new = self.chat.llama().new_cache(SLOTS + 1, capacity)?;
-        if !self.opening.is_empty() {
+        let model = self.chat.model().clone();
+        let mut new = model.keeping_decoder(SLOTS + 1, capacity)?;
+        for tokens in self.opening.chunks(new.pass_tokens()) {
             let chunk = Chunk {
                 slot: 0,
-                tokens: &self.opening,
+                tokens,
                 logits: false,
             };
-            self.chat
-                .llama()
-                .forward(&[chunk], &mut new, workspace, None)?;
+            new.step(&[chunk], &[], None)?;
         }
-        Ok(cache.insert(new))
+        Ok(decoder.insert(new).as_mut())
     }
 }
 

@@ -4,11 +4,12 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::chat::fits;
 use crate::dataset::{Instance, Label};
+use crate::engine::Place;
 use crate::error::{Error, Result};
 use crate::kernel::Team;
 use crate::lora::{Adapter, LoraConfig, peft};
-use crate::model::chat::fits;
 use crate::model::{ChatTemplate, Checkpoint, ModelFiles, TextTokenizer};
 use crate::persist;
 use crate::report::figures::loss_curve;
@@ -65,6 +66,8 @@ pub struct Tune<'a> {
     pub tokenizer: &'a TextTokenizer,
     /// The chat template that prompts are rendered by.
     pub template: &'a ChatTemplate,
+    /// Where it is tuned, and predicts what its calibration is fitted on.
+    pub place: Place,
     /// The threads that compute.
     pub team: Arc<Team>,
     /// Shape and place of the adapter.

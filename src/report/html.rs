@@ -209,8 +209,12 @@ fn inline_svg(document: &str) -> Result<String> {
             return refuse(&format!("an element `{name}`"));
         }
         let (inside, _) = named.split_once('>').unwrap_or((named, ""));
-        // Between quotes anything may stand; names of attributes stand outside.
-        let outside = inside.split('"').step_by(2).flat_map(str::split_whitespace);
+        // Between quotes anything may stand; names of attributes stand outside, after a space or
+        // a slash.
+        let apart = |c: char| c.is_whitespace() || c == '/';
+        let outside = (inside.split('"').step_by(2))
+            .flat_map(|text| text.split(apart))
+            .filter(|word| !word.is_empty());
         let runs = |word: &&str| {
             let word = word.to_lowercase();
             word.starts_with("on") || word.contains("href") || word.contains('\'')

@@ -55,7 +55,7 @@ fn a_ranked_score_counts_how_far_off() {
 /// one token of their prompt.
 fn run(loss: HeadLoss, hidden: usize, r: usize, learned: usize) -> (Training, LengthExamples) {
     let config = ModelConfig::tiny();
-    let checkpoint = Checkpoint::random(&config, 5).unwrap();
+    let checkpoint = Checkpoint::random(&config, 5);
     let lora = LoraConfig {
         r: r.max(1),
         dropout: 0.0,

@@ -30,7 +30,7 @@ fn every_target() -> LoraConfig {
 }
 
 fn model(config: LoraConfig) -> (Checkpoint, TrainableLlama) {
-    let checkpoint = Checkpoint::random(&ModelConfig::tiny(), 5).unwrap();
+    let checkpoint = Checkpoint::random(&ModelConfig::tiny(), 5);
     let adapter = Adapter::new(config, &checkpoint.config, "tiny", 1).unwrap();
     let model = TrainableLlama::new(&checkpoint, adapter, Team::new(2)).unwrap();
     (checkpoint, model)

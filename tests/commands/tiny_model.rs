@@ -19,8 +19,12 @@ pub fn write(dir: &Path, blocks: usize) {
         max_position_embeddings: 512,
         ..ModelConfig::tiny()
     };
-    let checkpoint = Checkpoint::random(&config, 11).unwrap();
-    candle_core::safetensors::save(&checkpoint.tensors, dir.join("model.safetensors")).unwrap();
+    let checkpoint = Checkpoint::random(&config, 11);
+    candle_core::safetensors::save(
+        &checkpoint.tensors().unwrap(),
+        dir.join("model.safetensors"),
+    )
+    .unwrap();
     let described = json!({
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",

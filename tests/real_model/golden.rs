@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use lenaware::engine::sampling::Draw;
 use lenaware::engine::{Batching, Engine, Request};
 use lenaware::kernel::Team;
 use lenaware::lora::peft;
@@ -38,17 +39,14 @@ fn prompts_logits_and_greedy_tokens_match_transformers() {
     for row in &golden {
         let prompt = chat.prompt(row["instruction"].as_str().unwrap()).unwrap();
         assert_eq!(prompt, ids(&row["prompt_ids"]));
-        let mut cache = chat.llama().new_cache(1, prompt.len()).unwrap();
-        let mut workspace = Workspace::default();
+        let mut decoder = chat.model().decoder(1, prompt.len()).unwrap();
         let chunk = Chunk {
             slot: 0,
             tokens: &prompt,
             logits: true,
         };
-        let logits = chat
-            .llama()
-            .forward(&[chunk], &mut cache, &mut workspace, None)
-            .unwrap();
+        decoder.step(&[chunk], &[Draw::GREEDY], None).unwrap();
+        let logits = decoder.last_logits(1).unwrap();
         let top: Vec<(usize, f32)> = serde_json::from_value(row["top_logits"].clone()).unwrap();
         for (id, expected) in top {
             let found = logits[id];
@@ -67,7 +65,7 @@ fn prompts_logits_and_greedy_tokens_match_transformers() {
         (3, Batching::Continuous),
         (8, Batching::Compacting),
     ] {
-        let mut engine = Engine::new(chat.llama(), slots, 256).unwrap();
+        let mut engine = Engine::new(chat.model().as_ref(), slots, 256).unwrap();
         let mut queue = golden.iter().enumerate().map(|(id, row)| Request {
             id,
             prompt: ids(&row["prompt_ids"]).into(),

@@ -6,8 +6,9 @@ mod minilm;
 
 use std::sync::OnceLock;
 
+use lenaware::chat::ChatModel;
 use lenaware::kernel::Team;
-use lenaware::model::{ChatModel, ModelFiles, resolve};
+use lenaware::model::{ModelFiles, resolve};
 
 /// The model's files, resolved once.
 fn files() -> &'static ModelFiles {

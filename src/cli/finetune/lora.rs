@@ -93,6 +93,7 @@ fn tune_kind(
         files,
         tokenizer: &tokenizer,
         template: &template,
+        place: global.place()?,
         team: global.team(),
         lora,
         config,

@@ -3,8 +3,9 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::chat::ChatModel;
 use crate::error::Result;
-use crate::model::{ChatModel, ModelFiles};
+use crate::model::{ModelFiles, Precision};
 use crate::predictor::head::{HeadSource, train_head};
 use crate::predictor::state_ridge;
 use crate::predictor::states::{StateReader, StatesOf};
@@ -23,7 +24,7 @@ pub(super) fn ridge(
     settings: &Settings,
     out: &Path,
 ) -> Result<Chosen> {
-    let chat = Arc::new(ChatModel::load(files, global.team())?);
+    let chat = load(global, files)?;
     let total = data.train.len() + data.validation.len();
     let bar = progress::bar(global, total as u64, "prompts");
     let on_progress = |done| bar.set_position(done as u64);
@@ -41,7 +42,7 @@ pub(super) fn head(
     settings: &Settings,
     out: &Path,
 ) -> Result<Chosen> {
-    let chat = Arc::new(ChatModel::load(files, global.team())?);
+    let chat = load(global, files)?;
     let reader = StateReader::new(chat)?;
     let source = HeadSource {
         files,
@@ -67,6 +68,16 @@ pub(super) fn head(
     );
     bar.clear();
     chosen
+}
+
+fn load(global: &Global, files: &ModelFiles) -> Result<Arc<ChatModel>> {
+    let (place, team) = (global.place()?, global.team());
+    Ok(Arc::new(ChatModel::load_on(
+        files,
+        place,
+        Precision::F32,
+        team,
+    )?))
 }
 
 /// Layers given by flags.

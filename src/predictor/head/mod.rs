@@ -18,8 +18,8 @@ use std::sync::Arc;
 use candle_core::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
+use crate::chat::ChatModel;
 use crate::error::{Error, Result};
-use crate::model::ChatModel;
 
 use super::calibration::Calibration;
 use super::fitted_file::{self, FittedFile, tensor};

@@ -9,13 +9,14 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::chat::ChatModel;
+use crate::engine::Place;
 use crate::error::Result;
 use crate::kernel::Team;
 use crate::kernel::backward::softmax;
 use crate::kernel::elementwise::rms_norm;
 use crate::lora::peft;
-use crate::model::llama::Llama;
-use crate::model::{ChatModel, Checkpoint, ModelFiles, Precision};
+use crate::model::{Checkpoint, ModelFiles, Precision};
 use crate::train::Dtype;
 use crate::train::dropout::Dropout;
 use crate::train::length_head::{HeadLoss, HeadShape};
@@ -62,7 +63,13 @@ impl LoraHead {
     ///
     /// # Errors
     /// Missing or damaged files, another model's.
-    pub fn read(name: &str, dir: &Path, files: &ModelFiles, team: Arc<Team>) -> Result<LoraHead> {
+    pub fn read(
+        name: &str,
+        dir: &Path,
+        files: &ModelFiles,
+        place: Place,
+        team: Arc<Team>,
+    ) -> Result<LoraHead> {
         let file: FittedFile<Stored> = FittedFile::read(&dir.join(FILE))?;
         let stored = file.settings.clone();
         let (weights, token) = (file.f32s("weights")?, file.f32s("learned_token")?);
@@ -93,10 +100,10 @@ impl LoraHead {
             products: stored.dtype.arithmetic(),
             ..Precision::F32
         };
-        let llama = Llama::with_precision(&checkpoint, precision, team)?;
-        let token = llama.config().vocab_size as u32 - 1;
+        let token = checkpoint.config.vocab_size as u32 - 1;
+        let model = place.put(&checkpoint, precision, team)?;
         let suffix = Vec::from_iter(stored.learned_token.then_some(token));
-        let chat = Arc::new(ChatModel::with_llama(files, llama)?);
+        let chat = Arc::new(ChatModel::with_model(files, model)?);
         Ok(LoraHead {
             name: name.to_string(),
             reader: StateReader::with_suffix(chat, suffix)?,

@@ -4,11 +4,11 @@
 
 use std::ops::Range;
 
+use crate::chat::fits;
 use crate::dataset::Instance;
 use crate::error::Result;
 use crate::lora::{Adapter, peft};
 use crate::model::Checkpoint;
-use crate::model::chat::fits;
 use crate::predictor::calibration::Calibration;
 use crate::predictor::fitted_file::{self, FittedFile};
 use crate::predictor::held_out::HeldOut;
@@ -130,7 +130,7 @@ impl<'a> Recipe<'a> {
         // Calibrated on what the folder itself says of the validation instructions.
         let parameters = self.tensors(&training, weights)?;
         drop(training);
-        let tuned = LoraHead::read("", tune.out, tune.files, tune.team.clone())?;
+        let tuned = LoraHead::read("", tune.out, tune.files, tune.place, tune.team.clone())?;
         let asked = (data.validation.iter()).map(|i| (i.instruction_id, i.instruction));
         let held = tuned.readings(&asked.collect::<Vec<_>>())?;
         let labels = data.validation_labels();

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::kernel::{Arithmetic, noise};
-use crate::train::llama::Options;
+use crate::train::llama::{LEARNED_TOKENS, Options};
 
 /// An adapter that already does something: `B` is not zero.
 fn busy(config: LoraConfig, shape: &ModelConfig) -> Adapter {
@@ -67,7 +67,7 @@ fn gradients_match_finite_differences_in_every_matrix() {
         (top, wide(), 0, true, 0.0),
         (LoraConfig::default(), wide(), 2, true, 0.0),
     ] {
-        let checkpoint = Checkpoint::random(&shape, 5).unwrap();
+        let checkpoint = Checkpoint::random(&shape, 5);
         let adapter = busy(config, &shape);
         let options = Options {
             learned_tokens: learned,
@@ -102,7 +102,11 @@ fn gradients_match_finite_differences_in_every_matrix() {
                 loss
             };
             // Differences of two widths, so that the third derivative falls out.
-            let step = 1e-2;
+            // The learned tokens are short: a step must be small beside them.
+            let step = match entry.name == LEARNED_TOKENS {
+                true => 2e-3,
+                false => 1e-2,
+            };
             let near = at(step) - at(-step);
             let far = at(2.0 * step) - at(-2.0 * step);
             let difference = (8.0 * near - far) / f64::from(12.0 * step) * f64::from(size);
@@ -125,7 +129,7 @@ fn close(a: &[f32], b: &[f32], tolerance: f32) {
 #[test]
 fn sharing_the_beginning_and_computing_twice_change_nothing() {
     let shape = wide();
-    let checkpoint = Checkpoint::random(&shape, 5).unwrap();
+    let checkpoint = Checkpoint::random(&shape, 5);
     let model = |checkpointing, arithmetic| {
         let options = Options {
             checkpointing,
@@ -160,7 +164,7 @@ fn sharing_the_beginning_and_computing_twice_change_nothing() {
 #[test]
 fn any_number_of_threads_gives_the_same_bits() {
     let shape = wide();
-    let checkpoint = Checkpoint::random(&shape, 5).unwrap();
+    let checkpoint = Checkpoint::random(&shape, 5);
     let run = |threads| {
         let adapter = busy(every_target(), &shape);
         let mut model = TrainableLlama::new(&checkpoint, adapter, Team::new(threads)).unwrap();

@@ -1,13 +1,11 @@
-//! A model with its text side: what the commands work with.
+//! A model with its text side, wherever it computes: what the commands work with.
 
 use std::sync::Arc;
 
+use crate::engine::{Model, Place};
 use crate::error::{Error, Result};
 use crate::kernel::Team;
-
-use super::{
-    ChatTemplate, Checkpoint, ModelConfig, ModelFiles, Precision, TextTokenizer, llama::Llama,
-};
+use crate::model::{ChatTemplate, Checkpoint, ModelConfig, ModelFiles, Precision, TextTokenizer};
 
 /// A loaded model, its tokenizer and its chat template.
 pub struct ChatModel {
@@ -15,38 +13,43 @@ pub struct ChatModel {
     sha256: String,
     tokenizer: TextTokenizer,
     template: ChatTemplate,
-    llama: Llama,
+    model: Arc<dyn Model>,
 }
 
 impl ChatModel {
-    /// Loads all of a model's files.
+    /// Loads all of a model's files, to compute in f32 on the CPU.
     ///
     /// # Errors
     /// What is wrong with which file.
     pub fn load(files: &ModelFiles, team: Arc<Team>) -> Result<ChatModel> {
-        Self::load_in(files, Precision::F32, team)
+        Self::load_on(files, Place::Cpu, Precision::F32, team)
     }
 
-    /// As [`ChatModel::load`], computing in `precision`.
+    /// As [`ChatModel::load`], to compute elsewhere ([`Place::put`]).
     ///
     /// # Errors
-    /// What is wrong with which file.
-    pub fn load_in(files: &ModelFiles, precision: Precision, team: Arc<Team>) -> Result<ChatModel> {
-        let llama = Llama::with_precision(&Checkpoint::load(files)?, precision, team)?;
-        Self::with_llama(files, llama)
+    /// What is wrong with which file; a device that cannot take the model.
+    pub fn load_on(
+        files: &ModelFiles,
+        place: Place,
+        precision: Precision,
+        team: Arc<Team>,
+    ) -> Result<ChatModel> {
+        let model = place.put(&Checkpoint::load(files)?, precision, team)?;
+        Self::with_model(files, model)
     }
 
     /// As [`ChatModel::load`], with weights that were changed first (a merged adapter).
     ///
     /// # Errors
     /// What is wrong with which file.
-    pub fn with_llama(files: &ModelFiles, llama: Llama) -> Result<ChatModel> {
+    pub fn with_model(files: &ModelFiles, model: Arc<dyn Model>) -> Result<ChatModel> {
         Ok(ChatModel {
             name: files.name.clone(),
             sha256: files.sha256()?,
             tokenizer: TextTokenizer::from_files(files)?,
             template: ChatTemplate::from_files(files)?,
-            llama,
+            model,
         })
     }
 
@@ -70,14 +73,14 @@ impl ChatModel {
         &self.tokenizer
     }
 
-    /// The model itself, on the CPU.
-    pub fn llama(&self) -> &Llama {
-        &self.llama
+    /// The model itself.
+    pub fn model(&self) -> &Arc<dyn Model> {
+        &self.model
     }
 
     /// The model's dimensions.
     pub fn config(&self) -> &ModelConfig {
-        self.llama.config()
+        self.model.config()
     }
 
     /// The text of the chat prompt that puts `instruction` to the model.
