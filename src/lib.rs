@@ -51,6 +51,7 @@ pub mod provenance;
 pub mod report;
 pub mod schedule;
 pub mod table;
+pub mod tensor;
 pub mod train;
 
 pub use error::{Error, Result};

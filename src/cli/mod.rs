@@ -178,6 +178,14 @@ impl Global {
         Place::parse(&self.device)
     }
 
+    /// Where weights are tuned: by `auto` on a card only where this build can.
+    fn tuning_place(&self) -> Result<Place> {
+        match self.device == "auto" && !cfg!(feature = "cuda-training") {
+            true => Ok(Place::Cpu),
+            false => self.place(),
+        }
+    }
+
     /// What makes predictors, from a model that computes where the flags say.
     fn workshop(&self, model: &str) -> Result<Workshop> {
         let (place, team) = (self.place()?, self.team());

@@ -1,6 +1,8 @@
 //! `lenaware profile`: measures step times and fits the step-time model.
 
-use std::path::PathBuf;
+mod tuning;
+
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
@@ -12,6 +14,7 @@ use crate::execute::measure::{GenerationTimes, Profile, ROUNDS, generation, meas
 use crate::model::{Checkpoint, resolve};
 use crate::persist;
 use crate::report::tables::text_table;
+use crate::tensor::Storage;
 
 use super::{Dtype, Global, interrupt, must_not_exist, progress};
 
@@ -20,6 +23,7 @@ use super::{Dtype, Global, interrupt, must_not_exist, progress};
 /// Examples:
 ///   lenaware profile --out cpu.toml      # then `step_time = "cpu.toml"` in an experiment
 ///   lenaware profile --device cuda --random-weights llama-7b --out card.toml
+///   lenaware profile --tuning 4 --dtype bf16     # how fast LoRA tuning goes, in how much memory
 #[derive(Args)]
 #[command(verbatim_doc_comment)]
 pub struct Arguments {
@@ -51,12 +55,39 @@ pub struct Arguments {
     #[arg(long, value_name = "TOKENS", default_value_t = 192)]
     prompt: usize,
     /// The TOML file to write
-    #[arg(long, value_name = "FILE")]
-    out: PathBuf,
+    #[arg(long, value_name = "FILE", required_unless_present = "tuning")]
+    out: Option<PathBuf>,
+    /// Instead of step times, time so many optimizer steps of LoRA tuning
+    #[arg(long, value_name = "STEPS", conflicts_with_all = ["out", "generate"])]
+    tuning: Option<usize>,
+    /// How the frozen weights are kept while tuning
+    #[arg(long, value_enum, default_value_t, requires = "tuning")]
+    frozen_weights: Storage,
+    /// Examples of a micro-batch of --tuning; a step has two
+    #[arg(
+        long,
+        value_name = "EXAMPLES",
+        default_value_t = 16,
+        requires = "tuning"
+    )]
+    micro_batch_size: usize,
+    /// Tokens of an example of --tuning
+    #[arg(
+        long,
+        value_name = "TOKENS",
+        default_value_t = 128,
+        requires = "tuning"
+    )]
+    tokens: usize,
 }
 
 pub fn run(global: &Global, arguments: &Arguments) -> Result<()> {
-    must_not_exist(&arguments.out)?;
+    if let Some(steps) = arguments.tuning {
+        return tuning::run(global, arguments, steps);
+    }
+    // clap sees to it that one of both is there.
+    let out = arguments.out.as_deref().unwrap_or(Path::new(""));
+    must_not_exist(out)?;
     interrupt::ends("stopped: nothing was written, the same command starts anew");
     let (model, name) = load(global, arguments)?;
     let floor = model.memory_floor()?;
@@ -92,7 +123,7 @@ pub fn run(global: &Global, arguments: &Arguments) -> Result<()> {
         steps,
         prefills,
     } = profile;
-    persist::write(&arguments.out, model.to_toml()?.as_bytes())?;
+    persist::write(out, model.to_toml()?.as_bytes())?;
     if global.json {
         println!(
             "{}",
@@ -155,7 +186,7 @@ pub fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     if !generations.is_empty() {
         println!("{}", generations_text(&generations, floor));
     }
-    println!("{}", arguments.out.display());
+    println!("{}", out.display());
     Ok(())
 }
 

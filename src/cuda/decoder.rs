@@ -45,6 +45,11 @@ pub(super) struct Room {
 }
 
 impl Room {
+    /// Bytes of keys and values.
+    pub fn cache_bytes(&self) -> usize {
+        (self.keys.len() + self.values.len()) * size_of::<u16>()
+    }
+
     /// Room for `slots` sequences over at most `pages` pages, taken from `spare` if it suffices.
     fn take(model: &CudaLlama, slots: usize, pages: usize, table_entries: usize) -> Result<Room> {
         let page_bytes = page_len(model) * 2 * size_of::<u16>();

@@ -127,6 +127,13 @@ impl Model for CudaLlama {
         self.config.kv_bytes_per_token(Element::F16)
     }
 
+    /// What the last decoder's buffers hold can be had again.
+    fn free_memory(&self) -> Option<usize> {
+        let spare = self.spare.lock().unwrap_or_else(|e| e.into_inner());
+        let held = spare.as_ref().map_or(0, |room| room.cache_bytes());
+        self.device.memory().ok().map(|(free, _)| free + held)
+    }
+
     fn memory_floor(&self) -> Result<Option<MemoryFloor>> {
         Ok(Some(MemoryFloor {
             bytes_a_step: self.weights.bytes_a_step(),

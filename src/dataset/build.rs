@@ -162,6 +162,7 @@ impl Job<'_> {
         let longest = self.prompts.iter().map(|p| p.len()).max().unwrap_or(0);
         let capacity = longest + self.plan.max_new_tokens as usize;
         let slots = self.slots.min(self.missing.len()).max(1);
+        chat.model().check_room(slots, capacity)?;
         let mut engine = Engine::new(chat.model().as_ref(), slots, capacity)?;
         let mut queue = self.missing.iter().enumerate().map(|(id, sample)| Request {
             id,

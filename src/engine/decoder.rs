@@ -9,7 +9,7 @@ use crate::error::Result;
 use crate::model::capture::Capture;
 use crate::model::kv_cache::KvCache;
 use crate::model::llama::{Chunk, Llama, Workspace};
-use crate::model::{ModelConfig, PartTimes};
+use crate::model::{ModelConfig, PartTimes, memory};
 
 use super::sampling::{self, Draw};
 
@@ -42,6 +42,27 @@ pub trait Model: Send + Sync {
 
     /// Bytes of keys and values that a token takes.
     fn kv_bytes_per_token(&self) -> usize;
+
+    /// Refuses so many sequences of so many tokens where their keys and values could outgrow
+    /// the memory there is.
+    ///
+    /// # Errors
+    /// [`crate::Error::Memory`], which names the flags that would make them fit.
+    fn check_room(&self, slots: usize, capacity: usize) -> Result<()> {
+        let needed = slots
+            .saturating_mul(capacity)
+            .saturating_mul(self.kv_bytes_per_token());
+        memory::check(
+            &format!("keys and values of {slots} sequences of {capacity} tokens can take"),
+            needed,
+            self.free_memory(),
+            "use fewer rows at once (--slots, or `batch_size` and `vbs` of the arm) or fewer new \
+             tokens (--max-new-tokens)",
+        )
+    }
+
+    /// Bytes that the device can still give to keys and values, where it says so.
+    fn free_memory(&self) -> Option<usize>;
 
     /// What bounds a decode step from below, measured on the device now; none where that is
     /// not known.
@@ -136,6 +157,7 @@ impl Model for Llama {
     }
 
     fn decoder(&self, slots: usize, capacity: usize) -> Result<Box<dyn Decoder + '_>> {
+        self.check_room(slots, capacity)?;
         Ok(Box::new(CpuDecoder::new(self, slots, capacity)?))
     }
 
@@ -161,6 +183,10 @@ impl Model for Llama {
 
     fn kv_bytes_per_token(&self) -> usize {
         Llama::kv_bytes_per_token(self)
+    }
+
+    fn free_memory(&self) -> Option<usize> {
+        memory::available()
     }
 }
 

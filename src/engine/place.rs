@@ -10,9 +10,10 @@ use crate::model::{Checkpoint, ModelConfig, Precision};
 use super::Model;
 
 /// Where to compute.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Place {
     /// The machine's processors.
+    #[default]
     Cpu,
     /// The NVIDIA card of this number.
     Cuda(usize),

@@ -91,6 +91,15 @@ impl Llama {
         let config = checkpoint.config.clone();
         check_shape("this engine", &config, arithmetic)?;
         let hidden = config.hidden_size;
+        let remedy = match arithmetic {
+            Arithmetic::F32 => "compute in bf16 (--dtype bf16) or choose a smaller --model",
+            Arithmetic::Bf16 => "choose a smaller --model",
+        };
+        let (needed, free) = (
+            config.packed_bytes(arithmetic, 1.0),
+            super::memory::available(),
+        );
+        super::memory::check("the model's weights take", needed, free, remedy)?;
         let memory = |e: std::io::Error| {
             Error::Memory(format!("no memory for the model's packed weights: {e}"))
         };

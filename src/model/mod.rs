@@ -11,6 +11,7 @@ mod hf_config;
 mod hub;
 pub mod kv_cache;
 pub mod llama;
+pub mod memory;
 pub mod part_times;
 mod pickle;
 mod pickle_machine;

@@ -10,6 +10,7 @@ use candle_core::{DType, Device, Tensor};
 use candle_transformers::models::llama::{LlamaConfig, LlamaEosToks};
 
 use crate::error::{Error, Result};
+use crate::kernel::Arithmetic;
 
 use super::gguf::GgufModel;
 use super::rope::RopeScaling;
@@ -126,6 +127,24 @@ impl ModelConfig {
             bos_token_id: llama.bos_token_id,
             eos_token_ids,
         })
+    }
+
+    /// Bytes of the matrices packed for the kernels, and of an embedding beside them; those of
+    /// the blocks in so many directions, of which training needs more than one.
+    pub fn packed_bytes(&self, arithmetic: Arithmetic, directions: f64) -> usize {
+        let bytes = match arithmetic {
+            Arithmetic::F32 => 4,
+            Arithmetic::Bf16 => 2,
+        };
+        let heads = 2 * self.num_attention_heads + 2 * self.num_key_value_heads;
+        let block = self.hidden_size * (heads * self.head_dim + 3 * self.intermediate_size);
+        let blocks = (block * self.num_hidden_layers) as f64 * directions;
+        let table = self.vocab_size * self.hidden_size;
+        let embedding = match self.tie_word_embeddings {
+            true => 0,
+            false => 4 * table,
+        };
+        bytes * (blocks as usize + table) + embedding
     }
 
     /// Every tensor of the model with its shape.

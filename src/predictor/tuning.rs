@@ -119,6 +119,8 @@ pub fn train_lora(
     let adapter = Adapter::new(tune.lora.clone(), &checkpoint.config, name, config.seed)?;
     let options = Options {
         arithmetic: config.dtype.arithmetic(),
+        frozen: config.frozen,
+        place: tune.place,
         ..Options::default()
     };
     let team = tune.team.clone();

@@ -12,7 +12,7 @@ use super::attention::{self, Heads};
 use super::batch::Batch;
 use super::buffer::Buffer;
 use super::dropout::Dropout;
-use super::linear::{Frozen, LowRank, LowRankScratch};
+use super::linear::{Frozen, LAYERS, LowRank, LowRankScratch};
 use super::parameters::Parameters;
 use super::rows::{activate, copy, norm_backward_rows, norm_rows, rotate_rows};
 
@@ -42,16 +42,6 @@ pub(super) struct Pass<'a> {
     pub dropout: Dropout,
 }
 
-/// The linear layers of a block, in the order in which they are kept.
-const LAYERS: [&str; 7] = [
-    "self_attn.q_proj",
-    "self_attn.k_proj",
-    "self_attn.v_proj",
-    "self_attn.o_proj",
-    "mlp.gate_proj",
-    "mlp.up_proj",
-    "mlp.down_proj",
-];
 const O: usize = 3;
 const DOWN: usize = 6;
 
@@ -130,45 +120,13 @@ impl Block {
         let config = &checkpoint.config;
         let heads = Heads::of(config);
         let (hidden, inner) = (config.hidden_size, config.intermediate_size);
-        let (q, kv) = (heads.queries * heads.dim, heads.keys * heads.dim);
+        let q = heads.queries * heads.dim;
         let at = |name: &str| format!("model.layers.{index}.{name}");
         let pack = |layers: &[&str], rows_in| {
             let names: Vec<String> = layers.iter().map(|l| at(l) + ".weight").collect();
             Frozen::new(checkpoint, &names, rows_in, arithmetic, backward)
         };
-        // (in, out, first column of the output it is part of)
-        let shapes = [
-            (hidden, q, 0),
-            (hidden, kv, q),
-            (hidden, kv, q + kv),
-            (q, hidden, 0),
-            (hidden, inner, 0),
-            (hidden, inner, inner),
-            (inner, hidden, 0),
-        ];
-        let mut low_rank = [const { None }; 7];
-        for (layer, name) in LAYERS.iter().enumerate() {
-            let pair = adapter.and_then(|a| Some((a, a.pairs.get(&at(name))?)));
-            if let Some((adapter, pair)) = pair {
-                let (rows_in, rows_out, column) = shapes[layer];
-                let rank = adapter.config.r;
-                let a = pair.a.flatten_all()?.to_vec1::<f32>()?;
-                let b = pair.b.t()?.flatten_all()?.to_vec1::<f32>()?;
-                let mut add = |side: &str, shape, values: &[f32]| {
-                    parameters.add(format!("{}.{side}", at(name)), shape, values, 1.0)
-                };
-                low_rank[layer] = Some(LowRank {
-                    layer: index * LAYERS.len() + layer,
-                    rank,
-                    scaling: adapter.config.scaling() as f32,
-                    rows_in,
-                    rows_out,
-                    column,
-                    a: add("lora_A", [rank, rows_in], &a),
-                    b: add("lora_B^T", [rank, rows_out], &b),
-                });
-            }
-        }
+        let low_rank = LowRank::of_block(config, index, adapter, parameters)?;
         Ok(Block {
             input_norm: checkpoint.f32_values(&at("input_layernorm.weight"))?,
             qkv: pack(&LAYERS[..O], hidden)?,

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::kernel::Arithmetic;
+use crate::tensor::Storage;
 
 use super::adamw::cosine_with_warmup;
 use super::objective::Objective;
@@ -71,6 +72,8 @@ pub struct TrainConfig {
     pub clip: Option<f64>,
     /// Of the products with frozen weights.
     pub dtype: Dtype,
+    /// How frozen weights are kept in memory.
+    pub frozen: Storage,
     /// Whether activations are kept.
     pub checkpointing: Checkpointing,
     /// Steps between two looks at the validation loss; by default a sixth of the run.
@@ -96,6 +99,7 @@ impl Default for TrainConfig {
             weight_decay: 0.0,
             clip: Some(1.0),
             dtype: Dtype::F32,
+            frozen: Storage::Dense,
             checkpointing: Checkpointing::Auto,
             evaluate_every: None,
             patience: None,

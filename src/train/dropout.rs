@@ -33,6 +33,21 @@ impl Dropout {
         self.threshold > 0
     }
 
+    /// `rows` rows of multipliers, the same for every key: 0 for what is dropped.
+    pub fn pool(&self, rows: usize, width: usize) -> Vec<f32> {
+        let mut pool = vec![1.0; rows * width];
+        let draws = Dropout { key: 0, ..*self };
+        for (row, multipliers) in pool.chunks_exact_mut(width.max(1)).enumerate() {
+            draws.apply(width, row, multipliers);
+        }
+        pool
+    }
+
+    /// Which of `of` rows of multipliers `row` of the adapted layer `layer` gets.
+    pub fn choice(&self, layer: usize, row: usize, of: usize) -> usize {
+        (mix(self.key ^ mix((layer as u64) << 32 | row as u64)) % of as u64) as usize
+    }
+
     /// Drops elements of `row` of what the adapted layer `layer` takes.
     pub fn apply(&self, layer: usize, row: usize, x: &mut [f32]) {
         if self.is_on() {

@@ -6,10 +6,13 @@ use std::ops::Range;
 use crate::error::{Error, Result};
 use crate::kernel::matmul::{Matrix, Then, multiply};
 use crate::kernel::{Arithmetic, Disjoint, PackedWeights, Team};
-use crate::model::Checkpoint;
+use crate::lora::Adapter;
+use crate::model::{Checkpoint, ModelConfig};
 
+use super::attention::Heads;
 use super::buffer::Buffer;
 use super::dropout::Dropout;
+use super::parameters::Parameters;
 
 /// Rows that a thread takes at once.
 const ROWS: usize = 24;
@@ -89,6 +92,17 @@ pub(super) struct LowRank {
     pub b: Range<usize>,
 }
 
+/// The linear layers of a block, in the order in which they are kept.
+pub(super) const LAYERS: [&str; 7] = [
+    "self_attn.q_proj",
+    "self_attn.k_proj",
+    "self_attn.v_proj",
+    "self_attn.o_proj",
+    "mlp.gate_proj",
+    "mlp.up_proj",
+    "mlp.down_proj",
+];
+
 /// What the low-rank products need besides their operands, reused by all layers.
 #[derive(Default)]
 pub(super) struct LowRankScratch {
@@ -103,6 +117,53 @@ thread_local! {
 }
 
 impl LowRank {
+    /// The updates of block `index`, by layer; their matrices become parameters.
+    pub fn of_block(
+        config: &ModelConfig,
+        index: usize,
+        adapter: Option<&Adapter>,
+        parameters: &mut Parameters,
+    ) -> Result<[Option<LowRank>; 7]> {
+        let heads = Heads::of(config);
+        let (hidden, inner) = (config.hidden_size, config.intermediate_size);
+        let (q, kv) = (heads.queries * heads.dim, heads.keys * heads.dim);
+        // (in, out, first column of the output it is part of)
+        let shapes = [
+            (hidden, q, 0),
+            (hidden, kv, q),
+            (hidden, kv, q + kv),
+            (q, hidden, 0),
+            (hidden, inner, 0),
+            (hidden, inner, inner),
+            (inner, hidden, 0),
+        ];
+        let mut low_rank = [const { None }; 7];
+        for (layer, name) in LAYERS.iter().enumerate() {
+            let name = format!("model.layers.{index}.{name}");
+            let pair = adapter.and_then(|a| Some((a, a.pairs.get(&name)?)));
+            if let Some((adapter, pair)) = pair {
+                let (rows_in, rows_out, column) = shapes[layer];
+                let rank = adapter.config.r;
+                let a = pair.a.flatten_all()?.to_vec1::<f32>()?;
+                let b = pair.b.t()?.flatten_all()?.to_vec1::<f32>()?;
+                let mut add = |side: &str, shape, values: &[f32]| {
+                    parameters.add(format!("{name}.{side}"), shape, values, 1.0)
+                };
+                low_rank[layer] = Some(LowRank {
+                    layer: index * LAYERS.len() + layer,
+                    rank,
+                    scaling: adapter.config.scaling() as f32,
+                    rows_in,
+                    rows_out,
+                    column,
+                    a: add("lora_A", [rank, rows_in], &a),
+                    b: add("lora_B^T", [rank, rows_out], &b),
+                });
+            }
+        }
+        Ok(low_rank)
+    }
+
     /// The rank in whole lanes: what a row of `inner` takes.
     pub fn width(&self) -> usize {
         self.rank.next_multiple_of(16)

@@ -1,25 +1,27 @@
 //! The Llama of `model::llama`, differentiable in an adapter's matrices: forward and reverse
-//! pass written by hand on the engine's kernels. Sequences are packed one below the other, and
-//! what they all begin with is computed once a micro-batch; its keys and values then receive
-//! gradients from every sequence. (Under dropout that beginning has one mask a micro-batch.)
-
-mod passes;
+//! pass written by hand, on the engine's kernels or in the tensor library's operations.
+//! Sequences are packed one below the other. The kernels compute what all of them begin with
+//! once a micro-batch; its keys and values then receive gradients from every sequence. (Under
+//! dropout that beginning has one mask a micro-batch.)
 
 use std::sync::Arc;
 
+use candle_core::{Device, Tensor};
+
+use crate::engine::Place;
 use crate::error::{Error, Result};
 use crate::kernel::{Arithmetic, Team};
 use crate::lora::{Adapter, LoraPair};
 use crate::model::llama::check_shape;
-use crate::model::rope::RopeTable;
 use crate::model::{Checkpoint, ModelConfig};
+use crate::tensor::Storage;
 
-use candle_core::{Device, Tensor};
-
-use super::block::{Block, StepTimes, kept_per_row, scratch_per_row};
-use super::linear::Frozen;
+use super::batch::{Batch, Sequence};
+use super::block::StepTimes;
+use super::body::{Body, Frame, Kernels, Tensors};
+use super::buffer::Buffer;
+use super::dropout::Dropout;
 use super::parameters::Parameters;
-use passes::Work;
 
 /// How a model is made trainable.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
@@ -34,6 +36,19 @@ pub struct Options {
     /// Keep only each block's input and compute the block again on the way back: a third more
     /// time, a tenth of the memory.
     pub checkpointing: bool,
+    /// How frozen weights are kept. Quantized ones are for the tensor library, on the CPU too.
+    pub frozen: Storage,
+    /// Where blocks are run.
+    pub place: Place,
+    /// The tensor library runs the blocks where the kernels could, too: to compare both.
+    pub without_kernels: bool,
+}
+
+impl Options {
+    /// The kernels are the CPU's, over dense weights.
+    fn runs_on_kernels(&self) -> bool {
+        self.place == Place::Cpu && self.frozen == Storage::Dense && !self.without_kernels
+    }
 }
 
 /// Name of the learned embeddings among the parameters.
@@ -41,21 +56,13 @@ pub const LEARNED_TOKENS: &str = "learned_tokens";
 
 /// A frozen model with trainable adapter matrices.
 pub struct TrainableLlama {
-    pub(super) config: ModelConfig,
-    pub(super) team: Arc<Team>,
-    pub(super) head: Frozen,
-    pub(super) work: Work,
     /// What is trained, and its gradients.
     pub parameters: Parameters,
-    embedding: Option<Vec<f32>>,
-    blocks: Vec<Block>,
-    norm: Vec<f32>,
-    rope: RopeTable,
-    adapter: Option<Adapter>,
-    learned: Option<std::ops::Range<usize>>,
-    options: Options,
-    /// The first block through which gradients pass.
-    lowest: usize,
+    frame: Frame,
+    body: Box<dyn Body>,
+    /// Of the wanted rows, after the final norm.
+    states: Buffer,
+    d_states: Buffer,
 }
 
 impl TrainableLlama {
@@ -82,7 +89,6 @@ impl TrainableLlama {
         options: Options,
     ) -> Result<TrainableLlama> {
         let config = checkpoint.config.clone();
-        check_shape("training", &config, options.arithmetic)?;
         let count = config.num_hidden_layers;
         let mut lowest = count;
         if let Some(adapter) = &adapter {
@@ -105,109 +111,169 @@ impl TrainableLlama {
             lowest = 0;
         }
         let mut parameters = Parameters::default();
-        let embedding = checkpoint.f32_values("model.embed_tokens.weight")?;
-        let hidden = config.hidden_size;
-        let learned = (options.learned_tokens > 0).then(|| {
-            let mean = column_means(&embedding, hidden);
-            let rows = mean.repeat(options.learned_tokens);
-            let shape = [options.learned_tokens, hidden];
-            parameters.add(LEARNED_TOKENS.into(), shape, &rows, 1.0)
-        });
-        let blocks = (0..count)
-            .map(|index| {
-                let (arithmetic, backward) = (options.arithmetic, index >= lowest);
-                let adapter = adapter.as_ref();
-                Block::new(
-                    checkpoint,
-                    index,
-                    arithmetic,
-                    backward,
-                    adapter,
-                    &mut parameters,
-                )
-            })
-            .collect::<Result<Vec<_>>>()?;
-        let tied = config.tie_word_embeddings;
-        let name = match tied {
-            true => "model.embed_tokens.weight",
-            false => "lm_head.weight",
+        let learned = match options.learned_tokens {
+            0 => None,
+            tokens => {
+                let hidden = config.hidden_size;
+                let embedding = checkpoint.f32_values("model.embed_tokens.weight")?;
+                let rows = column_means(&embedding, hidden).repeat(tokens);
+                Some(parameters.add(LEARNED_TOKENS.into(), [tokens, hidden], &rows, 1.0))
+            }
         };
-        let differentiated = !options.without_vocabulary;
-        Ok(TrainableLlama {
-            head: Frozen::new(
-                checkpoint,
-                &[name.to_string()],
-                hidden,
-                options.arithmetic,
-                differentiated,
-            )?,
-            embedding: (!tied).then_some(embedding),
-            norm: checkpoint.f32_values("model.norm.weight")?,
-            rope: RopeTable::new(&config),
-            work: Work::default(),
-            team,
-            blocks,
-            parameters,
+        let frame = Frame {
+            config,
             adapter,
             learned,
-            options,
             lowest,
-            config,
+            without_vocabulary: options.without_vocabulary,
+            checkpointing: options.checkpointing,
+        };
+        let arithmetic = options.arithmetic;
+        let body: Box<dyn Body> = if options.runs_on_kernels() {
+            check_shape("training", &frame.config, arithmetic)?;
+            let parameters = &mut parameters;
+            Box::new(Kernels::new(
+                checkpoint, arithmetic, &frame, parameters, team,
+            )?)
+        } else {
+            let device = crate::tensor::device::open(options.place)?;
+            let how = (options.frozen, arithmetic, device);
+            Box::new(Tensors::new(checkpoint, how, &frame, &mut parameters)?)
+        };
+        Ok(TrainableLlama {
+            parameters,
+            frame,
+            body,
+            states: Buffer::default(),
+            d_states: Buffer::default(),
         })
     }
 
     /// The model's dimensions.
     pub fn config(&self) -> &ModelConfig {
-        &self.config
+        &self.frame.config
     }
 
     /// The adapter's dropout rate while training.
     pub fn dropout_rate(&self) -> f64 {
-        self.adapter.as_ref().map_or(0.0, |a| a.config.dropout)
+        self.frame
+            .adapter
+            .as_ref()
+            .map_or(0.0, |a| a.config.dropout)
     }
 
     /// Whether blocks are computed again on the way back from now on.
     pub fn set_checkpointing(&mut self, on: bool) {
-        self.options.checkpointing = on;
-        self.work.kept.clear();
+        self.frame.checkpointing = on;
     }
 
     /// Whether blocks are computed again on the way back.
     pub fn checkpointing(&self) -> bool {
-        self.options.checkpointing
+        self.frame.checkpointing
     }
 
-    /// Where the time of all passes went.
+    /// Where the time of all passes went, on the kernels.
     pub fn times(&self) -> StepTimes {
-        self.work.scratch.times
+        self.body.times()
     }
 
-    pub(super) fn times_mut(&mut self) -> &mut StepTimes {
-        &mut self.work.scratch.times
-    }
-
-    /// Bytes of the packed weights.
+    /// Bytes of the frozen weights.
     pub fn weight_bytes(&self) -> usize {
-        let embedding = self.embedding.as_ref().map_or(0, |e| size_of_val(&e[..]));
-        self.blocks.iter().map(Block::bytes).sum::<usize>() + self.head.bytes() + embedding
+        self.body.weight_bytes()
     }
 
-    /// Bytes that a forward and backward pass over `rows` rows, `wanted` of them wanted, take.
-    pub fn pass_bytes(&self, rows: usize, wanted: usize, checkpointing: bool) -> usize {
-        let trained = self.blocks.len() - self.lowest;
-        let kept = match checkpointing {
-            true => trained.min(1),
-            false => trained.max(1),
-        };
-        let hidden = self.config.hidden_size;
-        let a_row = kept * kept_per_row(&self.config, self.adapter.as_ref())
-            + scratch_per_row(&self.config)
-            + (trained + 2) * hidden;
-        let logits = match self.options.without_vocabulary {
-            true => 0,
-            false => wanted.min(super::vocabulary::ROWS) * self.config.vocab_size,
-        };
-        4 * (rows * a_row + 2 * wanted * hidden + logits)
+    /// Bytes that a forward and backward pass take over `rows` rows, `wanted` of them wanted, of
+    /// sequences of up to `longest`, keeping or computing blocks again.
+    pub fn pass_bytes(
+        &mut self,
+        rows: usize,
+        wanted: usize,
+        longest: usize,
+        checkpointing: bool,
+    ) -> usize {
+        let now = std::mem::replace(&mut self.frame.checkpointing, checkpointing);
+        let bytes = self.body.pass_bytes(&self.frame, rows, wanted, longest);
+        self.frame.checkpointing = now;
+        bytes
+    }
+
+    /// What the memory that passes take can still give, where that is known.
+    pub fn free_memory(&self) -> Option<usize> {
+        self.body.free_memory()
+    }
+
+    /// Whether rows that all sequences begin with are there once.
+    pub(super) fn shares_beginnings(&self) -> bool {
+        self.body.shares_beginnings()
+    }
+
+    /// Packs sequences as the model takes them.
+    ///
+    /// # Errors
+    /// As [`Batch::new`].
+    pub fn batch(&self, sequences: &[Sequence]) -> Result<Batch> {
+        Batch::new(sequences, self.shares_beginnings(), self.config())
+    }
+
+    /// Runs a batch; the states `[wanted, hidden]` after the final norm are then in
+    /// [`TrainableLlama::states`].
+    ///
+    /// # Errors
+    /// A token outside the vocabulary, no memory.
+    pub fn forward(&mut self, batch: Batch, dropout: Dropout) -> Result<()> {
+        let known = self.frame.tokens();
+        if let Some(token) = batch.tokens.iter().find(|t| **t as usize >= known) {
+            return Err(Error::Usage(format!(
+                "token id {token} is outside the model's vocabulary of {known}"
+            )));
+        }
+        let (frame, parameters) = (&self.frame, &self.parameters);
+        self.body
+            .forward(frame, parameters, batch, dropout, &mut self.states)
+    }
+
+    /// States of the batch's wanted rows, `[wanted, hidden]`.
+    pub fn states(&self) -> &[f32] {
+        &self.states
+    }
+
+    /// The states, room for their gradients, and what is trained.
+    ///
+    /// # Errors
+    /// No memory.
+    pub fn states_and_gradients(&mut self) -> Result<(&[f32], &mut [f32], &mut Parameters)> {
+        self.d_states.resize(self.states.len())?;
+        Ok((&self.states, &mut self.d_states, &mut self.parameters))
+    }
+
+    /// The cross-entropy (nats) of `targets`, one a wanted row of the last forward pass, summed.
+    /// With `weight`, the gradient of the states is that of `weight` times the sum.
+    ///
+    /// # Errors
+    /// No memory.
+    ///
+    /// # Panics
+    /// If there is not one target a state, or one is outside the vocabulary.
+    pub fn vocabulary_loss(&mut self, targets: &[u32], weight: Option<f64>) -> Result<f64> {
+        assert_eq!(self.states.len(), targets.len() * self.config().hidden_size);
+        self.d_states.resize(self.states.len())?;
+        let (states, d_states) = (&self.states, &mut self.d_states);
+        self.body
+            .vocabulary_loss(&self.frame, states, targets, weight, d_states)
+    }
+
+    /// Takes the gradients of the states (see [`TrainableLlama::states_and_gradients`]) back
+    /// through the model and adds to the gradients of the parameters. Once after each
+    /// [`TrainableLlama::forward`].
+    ///
+    /// # Errors
+    /// No memory; no forward pass before.
+    pub fn backward(&mut self) -> Result<()> {
+        if self.d_states.len() != self.states.len() {
+            return Err(Error::Usage("a backward pass follows a loss".into()));
+        }
+        self.body
+            .backward(&self.frame, &mut self.parameters, &self.d_states)
     }
 
     /// The adapter with the matrices as they are now.
@@ -224,6 +290,7 @@ impl TrainableLlama {
     /// If there is none.
     pub fn adapter_of(&self, values: &[f32]) -> Result<Adapter> {
         let mut adapter = self
+            .frame
             .adapter
             .clone()
             .ok_or_else(|| Error::Usage("this model is trained without an adapter".into()))?;

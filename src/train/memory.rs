@@ -1,5 +1,7 @@
 //! What a run will take, said and checked before its first step.
 
+use serde::Serialize;
+
 use crate::error::{Error, Result};
 
 use super::Training;
@@ -7,7 +9,7 @@ use super::config::Checkpointing;
 use super::objective::Objective;
 
 /// Bytes that a run takes.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct MemoryPlan {
     /// Packed weights; in memory already.
     pub weights: usize,
@@ -47,7 +49,8 @@ impl Training {
     /// # Errors
     /// If the run does not fit; the message names a remedy.
     pub fn plan_memory<O: Objective + ?Sized>(&mut self, objective: &O) -> Result<MemoryPlan> {
-        self.plan_within(objective, available_memory())
+        let available = self.model.free_memory();
+        self.plan_within(objective, available)
     }
 
     pub(super) fn plan_within<O: Objective + ?Sized>(
@@ -55,9 +58,15 @@ impl Training {
         objective: &O,
         available: Option<usize>,
     ) -> Result<MemoryPlan> {
-        let (rows, wanted) = largest_batch(objective, self.config.micro_batch_size);
+        let batch = largest_batch(objective, self.config.micro_batch_size);
         let optimizer = self.model.parameters.values.len() * 4 * 5;
-        let activations = |checkpointing| self.model.pass_bytes(rows, wanted, checkpointing);
+        let (rows, wanted, longest) = match self.model.shares_beginnings() {
+            true => batch.shared,
+            false => batch.apart,
+        };
+        let [kept, again] =
+            [false, true].map(|again| self.model.pass_bytes(rows, wanted, longest, again));
+        let activations = |checkpointing| if checkpointing { again } else { kept };
         // A tenth is left to everything else.
         let fits = |checkpointing| {
             available.is_none_or(|a| activations(checkpointing) + optimizer <= a - a / 10)
@@ -91,8 +100,15 @@ impl Training {
     }
 }
 
-/// Rows and wanted rows that no micro-batch exceeds.
-fn largest_batch<O: Objective + ?Sized>(objective: &O, micro_batch: usize) -> (usize, usize) {
+/// What no micro-batch exceeds: rows, wanted rows, and the rows of a sequence.
+struct Largest {
+    /// With what all sequences begin with once.
+    shared: (usize, usize, usize),
+    /// With every sequence by itself.
+    apart: (usize, usize, usize),
+}
+
+fn largest_batch<O: Objective + ?Sized>(objective: &O, micro_batch: usize) -> Largest {
     let mut sizes: Vec<(usize, usize)> = Vec::with_capacity(objective.len());
     let mut shared: Option<Vec<u32>> = None;
     for example in 0..objective.len() {
@@ -112,14 +128,12 @@ fn largest_batch<O: Objective + ?Sized>(objective: &O, micro_batch: usize) -> (u
     };
     sizes.sort_unstable_by(|a, b| b.cmp(a));
     sizes.truncate(micro_batch);
+    let longest = sizes.first().map_or(0, |(len, _)| *len);
+    let wanted = sizes.iter().map(|(_, wanted)| wanted).sum();
+    let all: usize = sizes.iter().map(|(len, _)| len).sum();
     let own: usize = sizes.iter().map(|(len, _)| len - shared.min(len - 1)).sum();
-    (shared + own, sizes.iter().map(|(_, wanted)| wanted).sum())
-}
-
-/// What the system can give without swapping, where it says so.
-pub fn available_memory() -> Option<usize> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find(|l| l.starts_with("MemAvailable:"))?;
-    let kilobytes: usize = line.split_whitespace().nth(1)?.parse().ok()?;
-    Some(kilobytes * 1024)
+    Largest {
+        shared: (shared + own, wanted, longest),
+        apart: (all, wanted, longest),
+    }
 }

@@ -7,6 +7,7 @@ pub mod adamw;
 mod attention;
 pub mod batch;
 mod block;
+mod body;
 mod buffer;
 pub mod checkpoint;
 pub mod config;
@@ -17,9 +18,9 @@ pub mod llama;
 pub mod memory;
 pub mod objective;
 pub mod parameters;
+pub mod rate;
 mod rows;
 pub mod tensorboard;
-mod vocabulary;
 
 use std::ops::ControlFlow;
 use std::time::Instant;
@@ -34,7 +35,6 @@ pub use memory::MemoryPlan;
 pub use objective::{Example, Learning, Objective};
 
 use adamw::AdamW;
-use batch::Batch;
 use dropout::{Dropout, mix};
 use llama::TrainableLlama;
 
@@ -202,7 +202,7 @@ fn run_batch<O: Objective + ?Sized>(
     dropout: Dropout,
 ) -> Result<()> {
     let sequences: Vec<_> = examples.iter().map(|&i| objective.sequence(i)).collect();
-    let batch = Batch::new(&sequences, true, model.config())?;
+    let batch = model.batch(&sequences)?;
     model.forward(batch, dropout)
 }
 

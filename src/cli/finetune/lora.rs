@@ -93,7 +93,7 @@ fn tune_kind(
         files,
         tokenizer: &tokenizer,
         template: &template,
-        place: global.place()?,
+        place: global.tuning_place()?,
         team: global.team(),
         lora,
         config,

@@ -21,6 +21,7 @@ use crate::predictor::seen::Seen;
 use crate::predictor::stored::{Description, Kind};
 use crate::predictor::training::TrainingData;
 use crate::predictor::tuning;
+use crate::tensor::Storage;
 use crate::train::Dtype;
 use crate::train::length_head::Target;
 
@@ -156,6 +157,10 @@ pub struct Arguments {
     /// In what products with the model's weights are computed while tuning [default: f32]
     #[arg(long, value_name = "DTYPE")]
     dtype: Option<Dtype>,
+    /// Keep the model's weights in blocks of 8.5 or 4.5 bits a weight while tuning: 7 or 4 GB of
+    /// memory for 7B [default: dense]
+    #[arg(long, value_name = "STORAGE")]
+    frozen_weights: Option<Storage>,
     /// Stop tuning after N validation losses without a new best [default: never]
     #[arg(long, value_name = "N")]
     patience: Option<usize>,

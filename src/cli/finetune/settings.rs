@@ -146,6 +146,7 @@ impl Settings {
             tuned_head_dropout => tuned_head.dropout,
             head_learning_rate => tuned_head.learning_rate,
             dtype => train.dtype,
+            frozen_weights => train.frozen,
             patience => train.patience,
             epochs => train.epochs,
             max_steps => train.max_steps,

@@ -198,6 +198,8 @@ impl<'a> Recipe<'a> {
         };
         let options = Options {
             arithmetic: config.dtype.arithmetic(),
+            frozen: config.frozen,
+            place: tune.place,
             without_vocabulary: true,
             learned_tokens: usize::from(self.learned_token),
             ..Options::default()

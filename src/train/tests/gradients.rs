@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::kernel::{Arithmetic, noise};
+use crate::tensor::Storage;
 use crate::train::llama::{LEARNED_TOKENS, Options};
 
 /// An adapter that already does something: `B` is not zero.
@@ -35,7 +36,10 @@ fn gradients(
 ) -> (f64, Vec<f32>) {
     let all: Vec<usize> = (0..examples.len()).collect();
     let sequences: Vec<Sequence> = all.iter().map(|&i| examples.sequence(i)).collect();
-    let batch = Batch::new(&sequences, share, model.config()).unwrap();
+    let batch = match share {
+        true => model.batch(&sequences).unwrap(),
+        false => Batch::new(&sequences, false, model.config()).unwrap(),
+    };
     assert_eq!(batch.shared() > 0, share);
     model.parameters.clear_gradients();
     model.forward(batch, dropout).unwrap();
@@ -60,17 +64,21 @@ fn gradients_match_finite_differences_in_every_matrix() {
         layers: Some(2),
         ..every_target()
     };
-    for (config, shape, learned, share, rate) in [
-        (every_target(), ModelConfig::tiny(), 0, false, 0.0),
-        (every_target(), wide(), 0, true, 0.0),
-        (every_target(), wide(), 0, true, 0.2),
-        (top, wide(), 0, true, 0.0),
-        (LoraConfig::default(), wide(), 2, true, 0.0),
+    for (config, shape, learned, share, rate, without_kernels) in [
+        (every_target(), ModelConfig::tiny(), 0, false, 0.0, false),
+        (every_target(), wide(), 0, true, 0.0, false),
+        (every_target(), wide(), 0, true, 0.2, false),
+        (top.clone(), wide(), 0, true, 0.0, false),
+        (LoraConfig::default(), wide(), 2, true, 0.0, false),
+        (every_target(), wide(), 0, false, 0.2, true),
+        (top, wide(), 0, false, 0.0, true),
+        (LoraConfig::default(), wide(), 2, false, 0.0, true),
     ] {
         let checkpoint = Checkpoint::random(&shape, 5);
         let adapter = busy(config, &shape);
         let options = Options {
             learned_tokens: learned,
+            without_kernels,
             ..Options::default()
         };
         let mut model =
@@ -159,6 +167,60 @@ fn sharing_the_beginning_and_computing_twice_change_nothing() {
     let norm = |g: &[f32]| g.iter().map(|v| v * v).sum::<f32>().sqrt();
     let apart: Vec<f32> = found.iter().zip(&shared).map(|(a, b)| a - b).collect();
     assert!(norm(&apart) < 0.05 * norm(&shared), "{}", norm(&apart));
+}
+
+#[test]
+fn the_tensor_library_computes_what_the_kernels_compute() {
+    // Rows that blocks of 32 divide.
+    let shape = ModelConfig {
+        hidden_size: 64,
+        ..wide()
+    };
+    let checkpoint = Checkpoint::random(&shape, 5);
+    let model = |options: Options| {
+        let adapter = busy(every_target(), &shape);
+        TrainableLlama::with_options(&checkpoint, Some(adapter), Team::new(2), options).unwrap()
+    };
+    let examples = alike();
+    let plain = Options {
+        without_kernels: true,
+        ..Options::default()
+    };
+    let (loss, expected) = gradients(
+        &mut model(Options::default()),
+        &examples,
+        false,
+        Dropout::off(),
+    );
+    let (found_loss, found) = gradients(&mut model(plain), &examples, false, Dropout::off());
+    assert!((loss - found_loss).abs() < 1e-5, "{loss} {found_loss}");
+    close(&found, &expected, 1e-4);
+    for dropout in [Dropout::off(), Dropout::new(0.2, 3)] {
+        let again = |checkpointing| {
+            let options = Options {
+                checkpointing,
+                ..plain
+            };
+            gradients(&mut model(options), &examples, false, dropout)
+        };
+        assert_eq!(again(false), again(true));
+    }
+    // Narrower weights are near, the more the wider.
+    let norm = |g: &[f32]| g.iter().map(|v| v * v).sum::<f32>().sqrt();
+    for (frozen, arithmetic, most) in [
+        (Storage::Dense, Arithmetic::Bf16, 0.05),
+        (Storage::Q8_0, Arithmetic::F32, 0.08),
+    ] {
+        let mut narrow = model(Options {
+            frozen,
+            arithmetic,
+            ..plain
+        });
+        let (_, found) = gradients(&mut narrow, &examples, false, Dropout::off());
+        let apart: Vec<f32> = found.iter().zip(&expected).map(|(a, b)| a - b).collect();
+        let apart = norm(&apart) / norm(&expected);
+        assert!(apart > 1e-5 && apart < most, "{frozen:?}: {apart}");
+    }
 }
 
 #[test]
