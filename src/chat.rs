@@ -134,3 +134,7 @@ pub fn fits(id: &str, prompt_tokens: usize, new_tokens: usize, limit: usize) -> 
          exceeds the model's context of {limit}: shorten it or ask for fewer new tokens"
     )))
 }
+
+#[cfg(test)]
+#[path = "chat_tests.rs"]
+mod tests;
