@@ -68,7 +68,7 @@ struct Cli {
 #[derive(Args, Clone)]
 #[command(next_help_heading = "Options of every command")]
 pub(crate) struct Global {
-    /// Where to compute: auto, cpu, cuda or cuda:N
+    /// Where to compute: auto, cpu, cuda, cuda:N or metal
     #[arg(long, global = true, default_value = "auto", value_name = "DEVICE")]
     device: String,
     /// Threads to compute with [default: one a core]

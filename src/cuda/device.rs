@@ -33,25 +33,11 @@ impl Device {
     /// No driver, no such card, a card older than bf16 (compute capability 8.0), or missing
     /// libraries; the message says which.
     pub fn open(ordinal: usize) -> Result<Device> {
-        // SAFETY: looking for libraries runs nothing but their initialisers.
-        let (driver, cublas, nvrtc) = unsafe {
-            (
-                sys::is_culib_present(),
-                cublas::sys::is_culib_present(),
-                cudarc::nvrtc::sys::is_culib_present(),
-            )
-        };
-        for (there, what) in [
-            (driver, "NVIDIA's driver (libcuda.so)"),
-            (cublas, "cuBLAS (libcublas.so.13)"),
-            (nvrtc, "NVRTC (libnvrtc.so.13)"),
-        ] {
-            if !there {
-                return Err(Error::Usage(format!(
-                    "{what} is not found: install it, set LD_LIBRARY_PATH to its folder, or use \
-                     --device cpu"
-                )));
-            }
+        if let Some(what) = missing_library() {
+            return Err(Error::Usage(format!(
+                "{what} is not found: install it, set LD_LIBRARY_PATH to its folder, or use \
+                 --device cpu"
+            )));
         }
         let count = CudaContext::device_count().map_err(failed("counting the cards"))?;
         if ordinal >= usize::try_from(count).unwrap_or(0) {
@@ -221,6 +207,30 @@ impl Device {
         seconds.sort_by(f64::total_cmp);
         Ok(2.0 * bytes as f64 / seconds[seconds.len() / 2])
     }
+}
+
+/// The library that is not there, where libraries are found when they are needed.
+#[cfg(not(feature = "cuda-training"))]
+fn missing_library() -> Option<&'static str> {
+    // SAFETY: looking for libraries runs nothing but their initialisers.
+    let there = unsafe {
+        [
+            (sys::is_culib_present(), "NVIDIA's driver (libcuda.so)"),
+            (cublas::sys::is_culib_present(), "cuBLAS (libcublas.so.13)"),
+            (
+                cudarc::nvrtc::sys::is_culib_present(),
+                "NVRTC (libnvrtc.so.13)",
+            ),
+        ]
+    };
+    let missing = there.into_iter().find(|(there, _)| !there);
+    missing.map(|(_, what)| what)
+}
+
+/// Linked libraries are there, or the program does not start.
+#[cfg(feature = "cuda-training")]
+fn missing_library() -> Option<&'static str> {
+    None
 }
 
 /// Turns a driver's refusal into an error that says what was being done.

@@ -2,10 +2,14 @@
 
 use std::sync::Arc;
 
+use candle_core::DType;
+
 use crate::error::{Error, Result};
 use crate::kernel::Team;
 use crate::model::llama::Llama;
 use crate::model::{Checkpoint, ModelConfig, Precision};
+
+use crate::tensor::decoder::TensorLlama;
 
 use super::Model;
 
@@ -17,11 +21,13 @@ pub enum Place {
     Cpu,
     /// The NVIDIA card of this number.
     Cuda(usize),
+    /// Apple's graphics processor, by the tensor library.
+    Metal,
 }
 
 impl Place {
-    /// `cpu`, `cuda`, `cuda:1`, or `auto`: the first NVIDIA card where this build can use one
-    /// and there is one, else the CPU.
+    /// `cpu`, `cuda`, `cuda:1`, `metal`, or `auto`: the first NVIDIA card where this build can use
+    /// one and there is one, else the CPU.
     ///
     /// # Errors
     /// Another word, or a device that this build cannot use.
@@ -29,21 +35,20 @@ impl Place {
         let number = match text {
             "cpu" => return Ok(Place::Cpu),
             "auto" => return Ok(automatic()),
+            "metal" if cfg!(feature = "metal") => return Ok(Place::Metal),
+            "metal" => return Err(not_built("metal", "metal")),
             "cuda" => Some(0),
             other => other.strip_prefix("cuda:").and_then(|n| n.parse().ok()),
         };
         let Some(number) = number else {
             return Err(Error::Usage(format!(
-                "there is no device `{text}`: use auto, cpu, cuda or cuda:N"
+                "there is no device `{text}`: use auto, cpu, cuda, cuda:N or metal"
             )));
         };
         if cfg!(feature = "cuda") {
             return Ok(Place::Cuda(number));
         }
-        Err(Error::Usage(format!(
-            "the device `{text}` is not in this build: build it with `--features cuda`, or use \
-             --device cpu"
-        )))
+        Err(not_built(text, "cuda"))
     }
 
     /// A model there: in `precision` on the CPU, in bf16 on a card. `team` computes on the CPU,
@@ -68,7 +73,13 @@ impl Place {
                 team,
             )?)),
             #[cfg(not(feature = "cuda"))]
-            Place::Cuda(number) => Err(not_built(number)),
+            Place::Cuda(number) => Err(not_built(&format!("cuda:{number}"), "cuda")),
+            Place::Metal => {
+                let device = crate::tensor::device::open(self)?;
+                let named = (device, "Apple's graphics processor");
+                let model = TensorLlama::new(checkpoint, DType::BF16, named, team)?;
+                Ok(Arc::new(model))
+            }
         }
     }
 
@@ -85,7 +96,9 @@ impl Place {
     ) -> Result<Arc<dyn Model>> {
         let config = ModelConfig::shape(shape)?;
         match self {
-            Place::Cpu => self.put(&Checkpoint::random(&config, seed), precision, team),
+            Place::Cpu | Place::Metal => {
+                self.put(&Checkpoint::random(&config, seed), precision, team)
+            }
             #[cfg(feature = "cuda")]
             Place::Cuda(number) => Ok(Arc::new(crate::cuda::CudaLlama::random(
                 crate::cuda::Device::open(number)?,
@@ -94,7 +107,7 @@ impl Place {
                 team,
             )?)),
             #[cfg(not(feature = "cuda"))]
-            Place::Cuda(number) => Err(not_built(number)),
+            Place::Cuda(number) => Err(not_built(&format!("cuda:{number}"), "cuda")),
         }
     }
 }
@@ -112,10 +125,10 @@ fn automatic() -> Place {
     Place::Cpu
 }
 
-#[cfg(not(feature = "cuda"))]
-fn not_built(number: usize) -> Error {
+fn not_built(device: &str, feature: &str) -> Error {
     Error::Usage(format!(
-        "the device `cuda:{number}` is not in this build: build it with `--features cuda`"
+        "the device `{device}` is not in this build: build it with `--features {feature}`, or use \
+         --device cpu"
     ))
 }
 
@@ -130,10 +143,13 @@ mod tests {
             let error = Place::parse(text).unwrap_err().to_string();
             assert!(error.contains("cuda:N"), "{error}");
         }
-        for text in ["cuda", "cuda:1"] {
+        for (text, feature) in [("cuda", "cuda"), ("cuda:1", "cuda"), ("metal", "metal")] {
             match Place::parse(text) {
-                Ok(place) => assert!(cfg!(feature = "cuda") && place != Place::Cpu),
-                Err(error) => assert!(error.to_string().contains("--features cuda")),
+                Ok(place) => assert_ne!(place, Place::Cpu),
+                Err(error) => {
+                    let needed = format!("--features {feature}");
+                    assert!(error.to_string().contains(&needed), "{error}");
+                }
             }
         }
         let team = Team::new(1);

@@ -310,7 +310,7 @@ pub(super) fn optional_json(path: &Path) -> Result<serde_json::Value> {
 }
 
 /// Some other library's message, on one line and of bearable length.
-pub(super) fn one_line(message: impl std::fmt::Display) -> String {
+pub(crate) fn one_line(message: impl std::fmt::Display) -> String {
     let text = message.to_string();
     let first = text
         .lines()

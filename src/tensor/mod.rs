@@ -7,9 +7,11 @@
 //! attention's products are in the type they are asked for.
 
 pub mod attention;
+pub mod decoder;
 pub mod device;
 pub mod frozen;
 pub mod ops;
+pub mod weights;
 
 pub use attention::Layout;
 pub use frozen::{Frozen, Storage};

@@ -3,14 +3,15 @@
 
 use std::ops::Range;
 
-use candle_core::{D, DType, Device, Result, Tensor};
+use candle_core::{D, Device, Result, Tensor};
 
 use crate::model::{Checkpoint, ModelConfig};
+use crate::tensor::Layout;
 use crate::tensor::attention::Heads;
 use crate::tensor::ops::{rms_norm, rms_norm_backward, rotate, silu_gate, silu_gate_backward};
-use crate::tensor::{Frozen, Layout, Storage};
+use crate::tensor::weights::{BlockWeights, Form};
 use crate::train::dropout::Dropout;
-use crate::train::linear::{LAYERS, LowRank};
+use crate::train::linear::LowRank;
 use crate::train::parameters::Parameters;
 
 use super::tensors::Masks;
@@ -32,13 +33,8 @@ pub(super) struct Pass {
 }
 
 pub(super) struct TensorBlock {
-    input_norm: Tensor,
-    qkv: Frozen,
-    o: Frozen,
-    post_attention_norm: Tensor,
-    gate_up: Frozen,
-    down: Frozen,
-    pub low_rank: [Option<LowRank>; 7],
+    weights: BlockWeights,
+    low_rank: [Option<LowRank>; 7],
 }
 
 /// The matrices of a block's updates as they are now: `A` `[rank, in]` and `B` transposed, `[rank,
@@ -72,32 +68,17 @@ impl TensorBlock {
     pub fn new(
         checkpoint: &Checkpoint,
         index: usize,
-        (storage, dtype, device): (Storage, DType, &Device),
+        form: &Form,
         low_rank: [Option<LowRank>; 7],
     ) -> crate::Result<TensorBlock> {
-        let tensor = |name: &str| checkpoint.tensor(&format!("model.layers.{index}.{name}.weight"));
-        let joined = |layers: &[&str]| -> crate::Result<Frozen> {
-            let parts = layers.iter().map(|layer| tensor(layer));
-            let matrix = Tensor::cat(&parts.collect::<crate::Result<Vec<_>>>()?, 0)?;
-            Frozen::new(&matrix, storage, dtype, device)
-        };
-        let norm = |name: &str| Ok::<_, crate::Error>(tensor(name)?.to_device(device)?);
         Ok(TensorBlock {
-            input_norm: norm("input_layernorm")?,
-            qkv: joined(&LAYERS[..O])?,
-            o: joined(&LAYERS[O..=O])?,
-            post_attention_norm: norm("post_attention_layernorm")?,
-            gate_up: joined(&LAYERS[GATE..=UP])?,
-            down: joined(&LAYERS[DOWN..])?,
+            weights: BlockWeights::new(checkpoint, index, form)?,
             low_rank,
         })
     }
 
     pub fn bytes(&self) -> usize {
-        [&self.qkv, &self.o, &self.gate_up, &self.down]
-            .map(Frozen::bytes)
-            .iter()
-            .sum()
+        self.weights.bytes()
     }
 
     /// The updates' matrices from the parameters.
@@ -131,8 +112,8 @@ impl TensorBlock {
             let update = x.matmul(&a.t()?)?.matmul(b)?;
             y + (update * f64::from(low_rank.scaling))?
         };
-        let normed = rms_norm(input, &self.input_norm, pass.eps)?;
-        let qkv = self.qkv.forward(&normed)?;
+        let normed = rms_norm(input, &self.weights.input_norm, pass.eps)?;
+        let qkv = self.weights.qkv.forward(&normed)?;
         let part = |from: usize, heads: usize| {
             qkv.narrow(D::Minus1, from * dim, heads * dim)?.contiguous()
         };
@@ -142,15 +123,15 @@ impl TensorBlock {
         let q = turned(&q, queries, &pass.cos, &pass.sin)?;
         let k = turned(&k, keys, &pass.cos, &pass.sin)?;
         let attended = pass.layout.forward(&q, &k, &v)?;
-        let middle = (input + add(O, self.o.forward(&attended)?, &attended)?)?;
-        let normed = rms_norm(&middle, &self.post_attention_norm, pass.eps)?;
-        let gate_up = self.gate_up.forward(&normed)?;
+        let middle = (input + add(O, self.weights.o.forward(&attended)?, &attended)?)?;
+        let normed = rms_norm(&middle, &self.weights.post_attention_norm, pass.eps)?;
+        let gate_up = self.weights.gate_up.forward(&normed)?;
         let inner = gate_up.dim(D::Minus1)? / 2;
         let half = |from| gate_up.narrow(D::Minus1, from, inner)?.contiguous();
         let gate = add(GATE, half(0)?, &normed)?;
         let up = add(UP, half(inner)?, &normed)?;
         let activated = silu_gate(&gate, &up)?;
-        let output = (&middle + add(DOWN, self.down.forward(&activated)?, &activated)?)?;
+        let output = (&middle + add(DOWN, self.weights.down.forward(&activated)?, &activated)?)?;
         let kept = Kept {
             q,
             k,
@@ -193,28 +174,39 @@ impl TensorBlock {
             dx + masks.dropped(pass.dropout, low_rank, &d_inner.matmul(a)?)?
         };
         let activated = silu_gate(&kept.gate, &kept.up)?;
-        let d_activated = add(DOWN, self.down.backward(d)?, &activated, d)?;
+        let d_activated = add(DOWN, self.weights.down.backward(d)?, &activated, d)?;
         let (d_gate, d_up) = silu_gate_backward(&kept.gate, &kept.up, &d_activated)?;
         drop((activated, d_activated));
-        let normed = rms_norm(&kept.middle, &self.post_attention_norm, pass.eps)?;
+        let normed = rms_norm(&kept.middle, &self.weights.post_attention_norm, pass.eps)?;
         let d_normed = self
+            .weights
             .gate_up
             .backward(&Tensor::cat(&[&d_gate, &d_up], D::Minus1)?)?;
         let d_normed = add(GATE, d_normed, &normed, &d_gate)?;
         let d_normed = add(UP, d_normed, &normed, &d_up)?;
         drop((d_gate, d_up));
-        let through =
-            rms_norm_backward(&kept.middle, &self.post_attention_norm, pass.eps, &d_normed)?;
+        let through = rms_norm_backward(
+            &kept.middle,
+            &self.weights.post_attention_norm,
+            pass.eps,
+            &d_normed,
+        )?;
         let d_middle = (d + through)?;
-        let d_attended = add(O, self.o.backward(&d_middle)?, &kept.attended, &d_middle)?;
+        let d_attended = add(
+            O,
+            self.weights.o.backward(&d_middle)?,
+            &kept.attended,
+            &d_middle,
+        )?;
         let seen = (&kept.q, &kept.k, &kept.v);
         let [d_q, d_k, d_v] = pass.layout.backward(seen, &d_attended)?;
         let back = pass.sin.neg()?;
         let d_q = turned(&d_q, queries, &pass.cos, &back)?;
         let d_k = turned(&d_k, keys, &pass.cos, &back)?;
-        let normed = rms_norm(input, &self.input_norm, pass.eps)?;
+        let normed = rms_norm(input, &self.weights.input_norm, pass.eps)?;
         let d_normed = match input_wanted {
             true => self
+                .weights
                 .qkv
                 .backward(&Tensor::cat(&[&d_q, &d_k, &d_v], D::Minus1)?)?,
             false => normed.zeros_like()?,
@@ -224,7 +216,8 @@ impl TensorBlock {
         let d_normed = add(2, d_normed, &normed, &d_v)?;
         let d_input = match input_wanted {
             true => {
-                let through = rms_norm_backward(input, &self.input_norm, pass.eps, &d_normed)?;
+                let through =
+                    rms_norm_backward(input, &self.weights.input_norm, pass.eps, &d_normed)?;
                 Some((d_middle + through)?)
             }
             false => None,

@@ -10,12 +10,13 @@ use candle_core::{DType, Device, Tensor};
 
 use crate::error::{Error, Result};
 use crate::kernel::Arithmetic;
+use crate::model::Checkpoint;
 use crate::model::rope::RopeTable;
-use crate::model::{Checkpoint, ModelConfig, memory};
 use crate::tensor::attention::{Heads, floats_per_row};
 use crate::tensor::device::free_memory;
 use crate::tensor::ops::{rms_norm, rms_norm_backward, softmax};
-use crate::tensor::{Frozen, Layout, Storage};
+use crate::tensor::weights::{Form, Tables, check_memory};
+use crate::tensor::{Layout, Storage};
 use crate::train::batch::Batch;
 use crate::train::buffer::Buffer;
 use crate::train::dropout::Dropout;
@@ -32,13 +33,8 @@ const MASK_ROWS: usize = 1024;
 
 /// Frozen weights on a device, and the memory of the passes.
 pub(in crate::train) struct Tensors {
-    device: Device,
-    dtype: DType,
-    storage: Storage,
-    embedding: Frozen,
-    /// Where it is not the embedding.
-    head: Option<Frozen>,
-    norm: Tensor,
+    form: Form,
+    tables: Tables,
     blocks: Vec<TensorBlock>,
     rope: RopeTable,
     heads: Heads,
@@ -76,43 +72,27 @@ impl Tensors {
             Arithmetic::F32 => DType::F32,
             Arithmetic::Bf16 => DType::BF16,
         };
-        check_memory(config, storage, dtype, &device)?;
-        let heads = Heads {
-            queries: config.num_attention_heads,
-            keys: config.num_key_value_heads,
-            dim: config.head_dim,
+        let form = Form {
+            storage,
+            dtype,
+            device,
         };
+        check_memory(config, &form)?;
         let mut blocks = Vec::with_capacity(config.num_hidden_layers);
         for index in 0..config.num_hidden_layers {
             let adapter = frame.adapter.as_ref();
             let low_rank = LowRank::of_block(config, index, adapter, parameters)?;
-            let how = (storage, dtype, &device);
-            blocks.push(TensorBlock::new(checkpoint, index, how, low_rank)?);
+            blocks.push(TensorBlock::new(checkpoint, index, &form, low_rank)?);
         }
-        let table = |name: &str| -> Result<Frozen> {
-            let matrix = checkpoint.tensor(name)?;
-            Frozen::new(&matrix, of_tables(storage), dtype, &device)
-        };
         Ok(Tensors {
-            embedding: table("model.embed_tokens.weight")?,
-            head: match config.tie_word_embeddings {
-                true => None,
-                false => Some(table("lm_head.weight")?),
-            },
-            norm: checkpoint.tensor("model.norm.weight")?.to_device(&device)?,
+            tables: Tables::new(checkpoint, &form)?,
             rope: RopeTable::new(config),
+            heads: Heads::of(config),
             masks: Masks::default(),
             work: None,
-            device,
-            dtype,
-            storage,
+            form,
             blocks,
-            heads,
         })
-    }
-
-    fn head(&self) -> &Frozen {
-        self.head.as_ref().unwrap_or(&self.embedding)
     }
 
     fn pass(&self, frame: &Frame, batch: &Batch, dropout: Dropout) -> Result<Pass> {
@@ -123,13 +103,13 @@ impl Tensors {
                 let (cos, sin) = self.rope.at(*position);
                 [cos, sin][side].to_vec()
             });
-            Tensor::from_vec(rows.collect(), shape, &self.device)
+            Tensor::from_vec(rows.collect(), shape, &self.form.device)
         };
         let lengths: Vec<usize> = batch.segments.iter().map(|s| s.len).collect();
         Ok(Pass {
             heads: self.heads,
             eps: frame.config.rms_norm_eps,
-            layout: Layout::new(&lengths, self.heads, self.dtype, &self.device)?,
+            layout: Layout::new(&lengths, self.heads, self.form.dtype, &self.form.device)?,
             cos: table(0)?,
             sin: table(1)?,
             dropout,
@@ -139,19 +119,23 @@ impl Tensors {
     fn embedded(&self, frame: &Frame, parameters: &Parameters, tokens: &[u32]) -> Result<Tensor> {
         let known = frame.config.vocab_size as u32;
         let numbers: Vec<u32> = tokens.iter().map(|t| (*t).min(known - 1)).collect();
-        let numbers = Tensor::from_vec(numbers, tokens.len(), &self.device)?;
-        let rows = self.embedding.rows(&numbers)?;
+        let numbers = Tensor::from_vec(numbers, tokens.len(), &self.form.device)?;
+        let rows = self.tables.embedding.rows(&numbers)?;
         let Some(learned) = &frame.learned else {
             return Ok(rows);
         };
         // Rows of learned tokens are put in the place of those just looked up.
         let hidden = frame.config.hidden_size;
         let shape = (learned.len() / hidden, hidden);
-        let table = Tensor::from_slice(&parameters.values[learned.clone()], shape, &self.device)?;
+        let table = Tensor::from_slice(
+            &parameters.values[learned.clone()],
+            shape,
+            &self.form.device,
+        )?;
         let which: Vec<u32> = tokens.iter().map(|t| t.saturating_sub(known)).collect();
-        let which = Tensor::from_vec(which, tokens.len(), &self.device)?;
+        let which = Tensor::from_vec(which, tokens.len(), &self.form.device)?;
         let other = tokens.iter().map(|t| if *t >= known { 1f32 } else { 0.0 });
-        let other = Tensor::from_vec(other.collect(), (tokens.len(), 1), &self.device)?;
+        let other = Tensor::from_vec(other.collect(), (tokens.len(), 1), &self.form.device)?;
         let plain = rows.broadcast_mul(&(1.0 - &other)?)?;
         Ok((plain + table.index_select(&which, 0)?.broadcast_mul(&other)?)?)
     }
@@ -168,7 +152,7 @@ impl Tensors {
         let pass = self.pass(frame, &batch, dropout)?;
         let pairs = self.blocks.iter();
         let pairs = pairs
-            .map(|block| block.pairs(parameters, &self.device))
+            .map(|block| block.pairs(parameters, &self.form.device))
             .collect::<candle_core::Result<Vec<_>>>()?;
         let mut x = self.embedded(frame, parameters, &batch.tokens)?;
         let mut inputs = Vec::with_capacity(frame.trained() + 1);
@@ -186,9 +170,9 @@ impl Tensors {
         }
         let wanted: Vec<u32> = batch.wanted.iter().map(|row| *row as u32).collect();
         let count = wanted.len();
-        let wanted = Tensor::from_vec(wanted, count, &self.device)?;
+        let wanted = Tensor::from_vec(wanted, count, &self.form.device)?;
         let last = x.index_select(&wanted, 0)?;
-        let states = rms_norm(&last, &self.norm, pass.eps)?;
+        let states = rms_norm(&last, &self.tables.norm, pass.eps)?;
         inputs.push(x);
         self.work = Some(Work {
             pass,
@@ -209,13 +193,13 @@ impl Tensors {
         };
         let hidden = frame.config.hidden_size;
         let shape = (work.wanted.dim(0)?, hidden);
-        let d_states = Tensor::from_slice(d_states, shape, &self.device)?;
+        let d_states = Tensor::from_slice(d_states, shape, &self.form.device)?;
         let Some(last) = work.inputs.pop() else {
             return Ok(());
         };
         let through = rms_norm_backward(
             &last.index_select(&work.wanted, 0)?,
-            &self.norm,
+            &self.tables.norm,
             work.pass.eps,
             &d_states,
         )?;
@@ -307,9 +291,9 @@ impl Body for Tensors {
         for (part, targets) in targets.chunks(LOGIT_ROWS).enumerate() {
             let n = targets.len();
             let at = part * LOGIT_ROWS * hidden..(part * LOGIT_ROWS + n) * hidden;
-            let states = Tensor::from_slice(&states[at.clone()], (n, hidden), &self.device)?;
-            let logits = self.head().forward(&states)?;
-            let chosen = Tensor::from_slice(targets, n, &self.device)?;
+            let states = Tensor::from_slice(&states[at.clone()], (n, hidden), &self.form.device)?;
+            let logits = self.tables.head().forward(&states)?;
+            let chosen = Tensor::from_slice(targets, n, &self.form.device)?;
             let p = softmax(&logits)?;
             let said = p.gather(&chosen.unsqueeze(1)?, 1)?.flatten_all()?;
             let said: Vec<f32> = said.to_vec1()?;
@@ -320,7 +304,7 @@ impl Body for Tensors {
                 .sum::<f64>();
             if let Some(weight) = weight {
                 // (p - one-hot) W, the second part being rows of W.
-                let d = (self.head().backward(&p)? - self.head().rows(&chosen)?)?;
+                let d = (self.tables.head().backward(&p)? - self.tables.head().rows(&chosen)?)?;
                 let d: Vec<f32> = (d * weight)?.flatten_all()?.to_vec1()?;
                 d_states[at].copy_from_slice(&d);
             }
@@ -330,7 +314,7 @@ impl Body for Tensors {
 
     fn weight_bytes(&self) -> usize {
         let blocks: usize = self.blocks.iter().map(TensorBlock::bytes).sum();
-        blocks + self.embedding.bytes() + self.head.as_ref().map_or(0, Frozen::bytes)
+        blocks + self.tables.bytes()
     }
 
     fn pass_bytes(&self, frame: &Frame, rows: usize, wanted: usize, longest: usize) -> usize {
@@ -353,53 +337,20 @@ impl Body for Tensors {
             true => 0,
             false => config.vocab_size * hidden,
         });
-        let widened = match self.storage {
+        let widened = match self.form.storage {
             Storage::Dense => 0,
-            _ => largest * (4 + self.dtype.size_in_bytes()),
+            _ => largest * (4 + self.form.dtype.size_in_bytes()),
         };
         4 * (rows * a_row + 2 * wanted * hidden + logits) + widened
     }
 
     fn free_memory(&self) -> Option<usize> {
-        free_memory(&self.device)
+        free_memory(&self.form.device)
     }
 
     fn times(&self) -> StepTimes {
         StepTimes::default()
     }
-}
-
-/// Embedding and head are never kept in fewer than eight bits: every token passes through them.
-fn of_tables(storage: Storage) -> Storage {
-    match storage {
-        Storage::Q4K => Storage::Q8_0,
-        other => other,
-    }
-}
-
-/// Refuses weights that the device has no room for.
-fn check_memory(
-    config: &ModelConfig,
-    storage: Storage,
-    dtype: DType,
-    device: &Device,
-) -> Result<()> {
-    let mut needed = 0;
-    for (name, shape) in config.tensor_shapes() {
-        needed += match shape[..] {
-            [out, row] if name.contains(".layers.") => storage.bytes((out, row), dtype)?,
-            [out, row] => of_tables(storage).bytes((out, row), dtype)?,
-            _ => 4 * shape.iter().product::<usize>(),
-        };
-    }
-    let remedy = match (storage, dtype) {
-        (Storage::Dense, DType::F32) => "use --dtype bf16 or --frozen-weights q8_0",
-        (Storage::Dense, _) => "use --frozen-weights q8_0 or q4_k",
-        (Storage::Q8_0, _) => "use --frozen-weights q4_k",
-        (Storage::Q4K, _) => "choose a smaller --model",
-    };
-    let what = format!("the frozen weights ({}) take", storage.name());
-    memory::check(&what, needed, free_memory(device), remedy)
 }
 
 fn out_of_memory(error: Error) -> Error {
