@@ -3,12 +3,14 @@
 #
 #   scripts/measure-on-gpu.sh BINARY OUT [STEP...]
 #
-# Steps, in this order where several are given (all but `sanitize` and `arms` by default):
+# Steps, in this order where several are given (`check`, `profile` and `peer` by default):
 #   sanitize     the small check once more under compute-sanitizer, where it is installed
 #   check        logits on the card beside the CPU's, rows in a batch beside rows alone
 #   profile      step times over rows and positions, whole generations, the memory floor
 #   peer         Hugging Face transformers on the same shape (needs torch and transformers)
 #   arms         ablate --config $EXPERIMENT, in the folder $DATA
+#   tuning       LoRA tuning of 7B, dense and quantized, beside PEFT (a binary with the feature
+#                cuda-training; needs torch, transformers and peft)
 # Libraries are taken from LD_LIBRARY_PATH, and from the nvidia-* Python packages if there are any.
 set -uo pipefail
 binary=$(realpath "$1")
@@ -54,5 +56,17 @@ if step peer; then
 fi
 if step arms; then
     (cd "${DATA:-.}" && run arms.log "$binary" --device cuda ablate --config "$EXPERIMENT" --results "$out/runs")
+fi
+if step tuning; then
+    for frozen in dense q8_0 q4_k; do
+        run tuning.log "$binary" --device cuda profile --random-weights llama-7b --dtype bf16 \
+            --frozen-weights $frozen --tuning "${STEPS:-8}" --tokens 128
+        nvidia-smi --query-gpu=memory.used --format=csv,noheader | tee -a "$out/tuning.log"
+    done
+    for checkpointing in "" --checkpointing; do
+        # shellcheck disable=SC2086
+        run peer.log python3 "$here/tests/peers/gpu_peft.py" --steps "${STEPS:-8}" --tokens 128 \
+            $checkpointing --out "$out/peft.jsonl"
+    done
 fi
 exit $failed

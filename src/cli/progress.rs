@@ -1,11 +1,12 @@
 //! What goes on, on stderr: bars with rate and time left where stderr is a terminal, a plain line
 //! now and then where it is a file or a pipe, nothing where the user wants quiet.
 
+use std::fmt::Write;
 use std::io::IsTerminal;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
-use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
 use super::Global;
 
@@ -17,6 +18,8 @@ const THEN_EVERY: Duration = Duration::from_secs(60);
 pub struct Bar {
     drawn: ProgressBar,
     unit: String,
+    /// Where it was when it was first told of, and when.
+    first: Arc<OnceLock<(u64, Instant)>>,
     /// When the next plain line is due; none where a bar is drawn or nothing is to be said.
     next_line: Option<Mutex<Instant>>,
 }
@@ -24,8 +27,8 @@ pub struct Bar {
 /// A bar over `total` items called `unit`; its message is free.
 pub fn bar(global: &Global, total: u64, unit: &str) -> Bar {
     let template = format!(
-        "{{spinner}} {{pos}}/{{len}} {unit} [{{bar:30}}] {{elapsed}} gone, {{per_sec}}, {{eta}} \
-         left  {{msg}}"
+        "{{spinner}} {{pos}}/{{len}} {unit} [{{bar:30}}] {{elapsed}} gone, {{per_sec}}\
+         {{left}}  {{msg}}"
     );
     let terminal = std::io::stderr().is_terminal();
     let target = match global.shows_progress() && terminal {
@@ -33,24 +36,34 @@ pub fn bar(global: &Global, total: u64, unit: &str) -> Bar {
         false => ProgressDrawTarget::hidden(),
     };
     let drawn = ProgressBar::with_draw_target(Some(total), target);
+    let first = Arc::new(OnceLock::new());
     if let Ok(style) = ProgressStyle::with_template(&template) {
-        drawn.set_style(style.progress_chars("=> "));
+        let since = first.clone();
+        let left = move |state: &ProgressState, to: &mut dyn Write| {
+            // Nothing can be done about a line that cannot be written.
+            let _ = to.write_str(&in_words(left(&since, state.pos(), state.len())));
+        };
+        drawn.set_style(style.progress_chars("=> ").with_key("left", left));
     }
     let plain = global.shows_progress() && !terminal;
     Bar {
         drawn,
         unit: unit.to_string(),
+        first,
         next_line: plain.then(|| Mutex::new(Instant::now() + FIRST_AFTER)),
     }
 }
 
 impl Bar {
     pub fn set_position(&self, done: u64) {
+        self.first.get_or_init(|| (done, Instant::now()));
         self.drawn.set_position(done);
         self.line_if_due();
     }
 
     pub fn inc(&self, more: u64) {
+        let done = self.drawn.position();
+        self.first.get_or_init(|| (done, Instant::now()));
         self.drawn.inc(more);
         self.line_if_due();
     }
@@ -59,12 +72,9 @@ impl Bar {
         self.drawn.set_message(message);
     }
 
-    /// Sets how many there are; what was seen of the speed until now does not count.
+    /// Sets how many there are.
     pub fn set_total(&self, total: u64) {
-        if self.drawn.length() != Some(total) {
-            self.drawn.set_length(total);
-            self.drawn.reset_eta();
-        }
+        self.drawn.set_length(total);
     }
 
     pub fn elapsed(&self) -> Duration {
@@ -98,11 +108,7 @@ impl Bar {
             false => format!("  {message}"),
         };
         let done = self.drawn.position();
-        // Before the first is done nothing is known of the others.
-        let left = match done {
-            0 => String::new(),
-            _ => format!(", {} left", HumanDuration(self.drawn.eta())),
-        };
+        let left = in_words(left(&self.first, done, self.drawn.length()));
         format!(
             "{done}/{} {}, {} gone{left}{message}",
             self.drawn.length().unwrap_or(0),
@@ -110,6 +116,22 @@ impl Bar {
             HumanDuration(self.drawn.elapsed())
         )
     }
+}
+
+/// What the rest takes at the pace so far. (A pace of the last moments alone says eternity where
+/// long answers end the work.)
+fn left(first: &OnceLock<(u64, Instant)>, done: u64, total: Option<u64>) -> Option<Duration> {
+    let (from, since) = first.get()?;
+    let gone = done.checked_sub(*from).filter(|gone| *gone > 0)?;
+    let share = total?.saturating_sub(done) as f64 / gone as f64;
+    Duration::try_from_secs_f64(since.elapsed().as_secs_f64() * share).ok()
+}
+
+/// `, 3 minutes left`; nothing where nothing is known.
+fn in_words(left: Option<Duration>) -> String {
+    left.map_or(String::new(), |left| {
+        format!(", {} left", HumanDuration(left))
+    })
 }
 
 /// A line on stderr about what goes on, unless the user wants quiet.
@@ -155,14 +177,25 @@ mod tests {
         let bar = Bar {
             drawn: ProgressBar::with_draw_target(Some(8), ProgressDrawTarget::hidden()),
             unit: "samples".into(),
+            first: Arc::default(),
             next_line: None,
         };
         bar.set_total(10);
         assert_eq!(bar.line(), "0/10 samples, 0 seconds gone");
+        // Two from before: nothing is known of how fast others go.
+        bar.set_position(2);
+        assert_eq!(bar.line(), "2/10 samples, 0 seconds gone");
         bar.set_position(4);
         bar.set_message("95 tokens/s".into());
         let line = bar.line();
         assert!(line.starts_with("4/10 samples, "), "{line}");
         assert!(line.ends_with(" left  95 tokens/s"), "{line}");
+        let long_ago = Instant::now()
+            .checked_sub(Duration::from_secs(100))
+            .unwrap();
+        let first = OnceLock::from((2, long_ago));
+        let rest = left(&first, 4, Some(10)).unwrap();
+        assert_eq!(rest.as_secs(), 300);
+        assert_eq!(left(&first, 2, Some(10)), None);
     }
 }

@@ -8,6 +8,7 @@ use lenaware::kernel::Team;
 use lenaware::lora::peft;
 use lenaware::model::Checkpoint;
 use lenaware::model::llama::{Chunk, Workspace};
+use lenaware::tensor::Storage;
 use lenaware::train::llama::{Options, TrainableLlama};
 use lenaware::train::{Dtype, Example, TrainConfig, Training};
 use serde_json::Value;
@@ -95,12 +96,13 @@ fn ten_steps(
     checkpoint: &Checkpoint,
     run: &Value,
     examples: &Vec<Example>,
-    dtype: Dtype,
+    (dtype, frozen): (Dtype, Storage),
     (of_loss, of_norm): (f64, f64),
 ) -> Training {
     let adapter = peft::read(&fixture("lora/initial")).unwrap();
     let options = Options {
         arithmetic: dtype.arithmetic(),
+        frozen,
         ..Options::default()
     };
     let team = Team::of_the_machine();
@@ -131,7 +133,7 @@ fn ten_steps(
             step["grad_norm"].as_f64().unwrap(),
         );
         println!(
-            "{dtype:?} step {}: loss {:.6} (PEFT {loss:.6}), gradient norm {:.5} (PEFT {norm:.5})",
+            "{dtype:?} {frozen:?} step {}: loss {:.6} (PEFT {loss:.6}), gradient norm {:.5} (PEFT {norm:.5})",
             record.step, record.loss, record.grad_norm
         );
         assert!((record.loss / loss - 1.0).abs() < of_loss);
@@ -155,8 +157,13 @@ fn ten_lora_steps_match_peft() {
         .collect();
     let checkpoint = Checkpoint::load(files()).unwrap();
     // Of losses and gradient norms; bf16's own rounding moves the latter.
-    ten_steps(&checkpoint, &run, &examples, Dtype::Bf16, (0.05, 0.10));
-    let training = ten_steps(&checkpoint, &run, &examples, Dtype::F32, (1e-3, 1e-3));
+    let narrow = (Dtype::Bf16, Storage::Dense);
+    ten_steps(&checkpoint, &run, &examples, narrow, (0.05, 0.10));
+    // Weights in blocks of eight bits, by the tensor library.
+    let blocks = (Dtype::F32, Storage::Q8_0);
+    ten_steps(&checkpoint, &run, &examples, blocks, (0.01, 0.05));
+    let exact = (Dtype::F32, Storage::Dense);
+    let training = ten_steps(&checkpoint, &run, &examples, exact, (1e-3, 1e-3));
     // PEFT's own tuned adapter, merged: its logits.
     let mut merged = checkpoint;
     peft::read(&fixture("lora/after_10_steps"))
