@@ -35,9 +35,10 @@ ln -sfn "$home/lib64" "$home/lib"
 printf '#include <cuda.h>\n' | "${CC:-cc}" -E -I "$from/include" - |
     grep -oE '\bcu[A-Z][A-Za-z0-9_]*[[:space:]]*\(' | tr -d '( ' | sort -u |
     sed 's/.*/void &(void) {}/' >"$dir/stub.c"
-names="${CARGO_HOME:-$HOME/.cargo}"/registry/src/*/cudarc-*/src/driver/sys/mod.rs
-# shellcheck disable=SC2086
-cat $names 2>/dev/null | grep -oE '\bpub (unsafe )?fn cu[A-Z][A-Za-z0-9_]*' | grep -oE 'cu[A-Z].*' |
+# Its sources are here once the dependencies are.
+cargo fetch --quiet --locked --manifest-path "$(dirname "$0")/../Cargo.toml"
+cat "${CARGO_HOME:-$HOME/.cargo}"/registry/src/*/cudarc-*/src/driver/sys/mod.rs |
+    grep -oE '\bpub (unsafe )?fn cu[A-Z][A-Za-z0-9_]*' | grep -oE 'cu[A-Z].*' |
     sort -u | sed 's/.*/void &(void) {}/' >>"$dir/stub.c"
 sort -u -o "$dir/stub.c" "$dir/stub.c"
 "${CC:-cc}" -shared -fPIC -w -Wl,-soname,libcuda.so.1 -o "$home/lib64/stubs/libcuda.so" "$dir/stub.c"

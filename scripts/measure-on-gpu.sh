@@ -59,9 +59,15 @@ if step arms; then
 fi
 if step tuning; then
     for frozen in dense q8_0 q4_k; do
+        # The card's memory while it runs; the last column's largest counts.
+        nvidia-smi --query-gpu=memory.used --format=csv,noheader,nounits --loop-ms=500 \
+            >"$out/memory-$frozen.csv" 2>/dev/null &
+        watcher=$!
         run tuning.log "$binary" --device cuda profile --random-weights llama-7b --dtype bf16 \
             --frozen-weights $frozen --tuning "${STEPS:-8}" --tokens 128
-        nvidia-smi --query-gpu=memory.used --format=csv,noheader | tee -a "$out/tuning.log"
+        kill $watcher 2>/dev/null
+        echo "$frozen: at most $(sort -n "$out/memory-$frozen.csv" | tail -1) MiB of the card" |
+            tee -a "$out/tuning.log"
     done
     for checkpointing in "" --checkpointing; do
         # shellcheck disable=SC2086

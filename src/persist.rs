@@ -1,5 +1,7 @@
 //! Writing files so that a reader never sees half of one: write aside, then rename.
 
+mod lock;
+
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -8,6 +10,8 @@ use std::sync::{Mutex, MutexGuard};
 use tempfile::NamedTempFile;
 
 use crate::error::{Error, Result};
+
+pub use lock::Lock;
 
 /// How the names of files being written begin.
 pub(crate) const ASIDE: &str = ".writing-";
@@ -48,6 +52,21 @@ fn unfinished() -> MutexGuard<'static, Vec<PathBuf>> {
 pub fn remove_unfinished() {
     for path in unfinished().iter() {
         let _ = std::fs::remove_file(path);
+    }
+}
+
+/// Removes what a killed process was writing aside in a folder and the folders in it; only its
+/// owner may.
+fn remove_half_written(dir: &Path) {
+    let entries = |dir: &Path| std::fs::read_dir(dir).into_iter().flatten().flatten();
+    let within = entries(dir).filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+    let folders = std::iter::once(dir.to_path_buf()).chain(within.map(|entry| entry.path()));
+    for entry in folders.flat_map(|folder| entries(&folder)) {
+        let name = entry.file_name();
+        if name.to_string_lossy().starts_with(ASIDE) {
+            // Should this fail, the file is only in the way of a tidy folder.
+            let _ = std::fs::remove_file(entry.path());
+        }
     }
 }
 

@@ -86,6 +86,7 @@ pub fn run(global: &Global, arguments: &Arguments) -> Result<()> {
         match global.place()? {
             Place::Cuda(number) => format!("cuda:{number} (--device cuda checks it), cpu"),
             Place::Metal => "metal, cpu".into(),
+            Place::Cpu if cfg!(feature = "metal") => "cpu, metal (--device metal)".into(),
             Place::Cpu if cfg!(feature = "cuda") => "cpu (no NVIDIA card is found)".into(),
             Place::Cpu => "cpu (this build has no other)".to_string(),
         }

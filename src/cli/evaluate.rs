@@ -177,7 +177,7 @@ pub fn run(global: &Global, arguments: &Arguments) -> Result<()> {
         let ids: Vec<&str> = instances.iter().map(|i| i.instruction_id).collect();
         let inputs = Inputs {
             threads: global.thread_count(),
-            device: "cpu".into(),
+            device: workshop.place().name(),
             dataset: &arguments.dataset,
             models: workshop.used(),
             seeds: vec![global.seed],

@@ -61,7 +61,13 @@ pub struct Arguments {
     #[arg(long, value_name = "STEPS", conflicts_with_all = ["out", "generate"])]
     tuning: Option<usize>,
     /// How the frozen weights are kept while tuning
-    #[arg(long, value_enum, default_value_t, requires = "tuning")]
+    #[arg(
+        long,
+        value_enum,
+        value_name = "STORAGE",
+        default_value_t,
+        requires = "tuning"
+    )]
     frozen_weights: Storage,
     /// Examples of a micro-batch of --tuning; a step has two
     #[arg(

@@ -62,7 +62,7 @@ impl Bar {
     }
 
     pub fn inc(&self, more: u64) {
-        let done = self.drawn.position();
+        let done = self.drawn.position() + more;
         self.first.get_or_init(|| (done, Instant::now()));
         self.drawn.inc(more);
         self.line_if_due();

@@ -120,7 +120,11 @@ impl Model for CudaLlama {
     }
 
     fn dtype(&self) -> String {
-        "bf16 on an NVIDIA card".into()
+        crate::engine::place::CARD.into()
+    }
+
+    fn takes_caches_whole(&self) -> bool {
+        true
     }
 
     fn kv_bytes_per_token(&self) -> usize {

@@ -173,6 +173,7 @@ impl<'a> Assembly<'a> {
             return Err(Error::Interrupted(format!("stopped with {}", self.kept(0))));
         }
         if self.complete {
+            self.store.seal()?;
             self.store.tidy()?;
             return Ok(self.path());
         }

@@ -52,7 +52,7 @@ pub fn open(name: &Path) -> Result<LengthDataset> {
         return embedded();
     }
     if name.is_dir() {
-        return LengthDataset::read_parquet(&name.join(super::store::DATASET));
+        return super::store::read_finished(name);
     }
     LengthDataset::read_parquet(name)
 }

@@ -4,15 +4,16 @@
 //! dataset that more is asked of stays as it is until the larger one takes its place.
 
 use std::collections::HashSet;
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::digest::sha256_file;
 use crate::error::{Error, Result};
 use crate::instruction::Instruction;
-use crate::persist;
+use crate::persist::{self, Lock};
 
 use super::plan::{Plan, PlannedSample};
 use super::{FinishReason, LengthDataset, Sample};
@@ -21,7 +22,6 @@ use super::{FinishReason, LengthDataset, Sample};
 pub const DATASET: &str = "dataset.parquet";
 const MANIFEST: &str = "manifest.json";
 pub(crate) const SAMPLES: &str = "samples.jsonl";
-const LOCK: &str = ".lock";
 
 /// A finished response as it is appended.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -49,6 +49,9 @@ struct Manifest {
     plan: Plan,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     endpoint: Option<Served>,
+    /// Of the finished dataset; none while more is added to it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    dataset_sha256: Option<String>,
 }
 
 /// The server behind a dataset.
@@ -70,7 +73,7 @@ pub struct Store {
     written: Option<Manifest>,
     /// Open for appending from the first sample on.
     file: Option<File>,
-    _lock: File,
+    _lock: Lock,
 }
 
 /// What a folder holds already.
@@ -95,9 +98,7 @@ impl Store {
         instructions: &[Instruction],
         endpoint: Option<&str>,
     ) -> Result<(Store, Existing)> {
-        std::fs::create_dir_all(dir).map_err(|e| Error::io(dir, e))?;
-        let lock = lock(dir)?;
-        remove_half_written(dir);
+        let lock = Lock::take(dir)?;
         let path = dir.join(MANIFEST);
         let mut manifest = Manifest {
             plan: plan.clone(),
@@ -105,6 +106,7 @@ impl Store {
                 address: address.to_string(),
                 model: None,
             }),
+            dataset_sha256: None,
         };
         let mut existing = Existing::default();
         let mut written = None;
@@ -116,7 +118,9 @@ impl Store {
             }
             let dataset = dir.join(DATASET);
             if dataset.exists() {
-                existing.finished = LengthDataset::read_parquet(&dataset)?.samples;
+                existing.finished = read_finished(dir)?.samples;
+                // What asks for no more leaves it as it is.
+                manifest.dataset_sha256.clone_from(&begun.dataset_sha256);
             }
             existing.appended = read_samples(&dir.join(SAMPLES))?;
             written = Some(begun);
@@ -182,6 +186,17 @@ impl Store {
         }
     }
 
+    /// Notes the finished dataset's hash, if that is not known yet.
+    ///
+    /// # Errors
+    /// If the folder cannot be read or written.
+    pub fn seal(&mut self) -> Result<()> {
+        if self.manifest.dataset_sha256.is_none() {
+            self.manifest.dataset_sha256 = Some(sha256_file(&self.dir.join(DATASET))?);
+        }
+        self.begin()
+    }
+
     /// Appends one sample, in a single write.
     ///
     /// # Errors
@@ -219,6 +234,9 @@ impl Store {
     /// If the folder cannot be written.
     pub fn finish(mut self, dataset: &LengthDataset) -> Result<PathBuf> {
         let path = self.dir.join(DATASET);
+        // Between the two writes no hash is known: whichever dataset is there is whole.
+        self.manifest.dataset_sha256 = None;
+        self.begin()?;
         dataset.write_parquet(&path).map_err(|e| match e {
             Error::Io { path, source } => kept(&path, source),
             Error::Malformed { path, message } => {
@@ -228,6 +246,7 @@ impl Store {
             other => other,
         })?;
         self.file = None;
+        self.seal()?;
         self.tidy()?;
         Ok(path)
     }
@@ -254,46 +273,6 @@ fn kept(path: &Path, error: std::io::Error) -> Error {
     Error::io(path, std::io::Error::new(error.kind(), message))
 }
 
-fn lock(dir: &Path) -> Result<File> {
-    let path = dir.join(LOCK);
-    let mut file = OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .read(true)
-        .write(true)
-        .open(&path)
-        .map_err(|e| Error::io(&path, e))?;
-    match file.try_lock() {
-        Ok(()) => {
-            // The owner's number, for the message of whoever comes second.
-            let _ = file.set_len(0);
-            let _ = write!(file, "{}", std::process::id());
-            Ok(file)
-        }
-        Err(TryLockError::WouldBlock) => {
-            let owner = std::fs::read_to_string(&path).unwrap_or_default();
-            Err(Error::Usage(format!(
-                "{} is being written by process {}: wait for it, or give another --out",
-                dir.display(),
-                owner.trim()
-            )))
-        }
-        Err(TryLockError::Error(e)) => Err(Error::io(&path, e)),
-    }
-}
-
-/// What a killed process was writing aside; only the lock's owner may.
-fn remove_half_written(dir: &Path) {
-    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
-    for entry in entries {
-        let name = entry.file_name();
-        if name.to_string_lossy().starts_with(persist::ASIDE) {
-            // Should this fail, the file is only in the way of a tidy folder.
-            let _ = std::fs::remove_file(entry.path());
-        }
-    }
-}
-
 /// The plan that began the build in a folder, if one did.
 ///
 /// # Errors
@@ -303,6 +282,27 @@ pub(crate) fn begun(dir: &Path) -> Result<Option<Plan>> {
     match path.exists() {
         true => Ok(Some(read_manifest(&path)?.plan)),
         false => Ok(None),
+    }
+}
+
+/// The finished dataset in a folder, which must be the one that the manifest knows.
+///
+/// # Errors
+/// One that cannot be read, or another one.
+pub(crate) fn read_finished(dir: &Path) -> Result<LengthDataset> {
+    let path = dir.join(DATASET);
+    let dataset = LengthDataset::read_parquet(&path)?;
+    let manifest = dir.join(MANIFEST);
+    if !manifest.exists() {
+        return Ok(dataset);
+    }
+    match read_manifest(&manifest)?.dataset_sha256 {
+        Some(known) if known != sha256_file(&path)? => Err(Error::malformed(
+            &path,
+            "is not the file that was written (its hash differs from the manifest's): restore it, \
+             or name the file itself to take it as it is",
+        )),
+        _ => Ok(dataset),
     }
 }
 

@@ -56,9 +56,13 @@ pub trait Model: Send + Sync {
             &format!("keys and values of {slots} sequences of {capacity} tokens can take"),
             needed,
             self.free_memory(),
-            "use fewer rows at once (--slots, or `batch_size` and `vbs` of the arm) or fewer new \
-             tokens (--max-new-tokens)",
+            "use fewer --slots or fewer --max-new-tokens",
         )
+    }
+
+    /// Whether a decoder takes the memory of its keys and values at once, and not as they come.
+    fn takes_caches_whole(&self) -> bool {
+        false
     }
 
     /// Bytes that the device can still give to keys and values, where it says so.
@@ -157,7 +161,6 @@ impl Model for Llama {
     }
 
     fn decoder(&self, slots: usize, capacity: usize) -> Result<Box<dyn Decoder + '_>> {
-        self.check_room(slots, capacity)?;
         Ok(Box::new(CpuDecoder::new(self, slots, capacity)?))
     }
 

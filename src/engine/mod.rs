@@ -4,7 +4,7 @@
 //! neighbours, the batching or the number of threads.
 
 mod decoder;
-mod place;
+pub(crate) mod place;
 mod prefill;
 pub mod sampling;
 pub mod session;

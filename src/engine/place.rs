@@ -13,6 +13,10 @@ use crate::tensor::decoder::TensorLlama;
 
 use super::Model;
 
+/// What datasets made on NVIDIA cards record as their dtype.
+pub(crate) const CARD: &str = "bf16 on an NVIDIA card";
+const APPLE: &str = "Apple's graphics processor";
+
 /// Where to compute.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Place {
@@ -51,6 +55,24 @@ impl Place {
         Err(not_built(text, "cuda"))
     }
 
+    /// As `--device` takes it.
+    pub fn name(self) -> String {
+        match self {
+            Place::Cpu => "cpu".into(),
+            Place::Cuda(number) => format!("cuda:{number}"),
+            Place::Metal => "metal".into(),
+        }
+    }
+
+    /// What a model there, in `precision`, records as its dtype ([`Model::dtype`]).
+    pub fn dtype(self, precision: Precision) -> String {
+        match self {
+            Place::Cpu => precision.name().into(),
+            Place::Cuda(_) => CARD.into(),
+            Place::Metal => format!("bf16 on {APPLE}"),
+        }
+    }
+
     /// A model there: in `precision` on the CPU, in bf16 on a card. `team` computes on the CPU,
     /// and draws tokens in both.
     ///
@@ -76,7 +98,7 @@ impl Place {
             Place::Cuda(number) => Err(not_built(&format!("cuda:{number}"), "cuda")),
             Place::Metal => {
                 let device = crate::tensor::device::open(self)?;
-                let named = (device, "Apple's graphics processor");
+                let named = (device, APPLE);
                 let model = TensorLlama::new(checkpoint, DType::BF16, named, team)?;
                 Ok(Arc::new(model))
             }

@@ -92,8 +92,11 @@ impl Llama {
         check_shape("this engine", &config, arithmetic)?;
         let hidden = config.hidden_size;
         let remedy = match arithmetic {
-            Arithmetic::F32 => "compute in bf16 (--dtype bf16) or choose a smaller --model",
-            Arithmetic::Bf16 => "choose a smaller --model",
+            Arithmetic::F32 => {
+                "compute in bf16 (--dtype bf16, where the command has it), on a card (--device cuda) or \
+                 choose a smaller --model"
+            }
+            Arithmetic::Bf16 => "compute on a card (--device cuda) or choose a smaller --model",
         };
         let (needed, free) = (
             config.packed_bytes(arithmetic, 1.0),

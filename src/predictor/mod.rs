@@ -329,6 +329,7 @@ impl Workshop {
             // A foreign PEFT folder is taken as instruction tuning.
             return self.tuned(spec, dir, None, training);
         };
+        description.check_files(dir)?;
         match description.kind {
             stored::Kind::Ridge => {
                 let chat = self.chat_of(Some(&description))?;

@@ -84,8 +84,8 @@ impl StateReader {
             .collect();
         let shared = openings.iter().copied().min().unwrap_or(0);
         let longest = prompts.iter().map(Vec::len).max().unwrap_or(1);
-        let mut decoder = self.decoder.lock().unwrap_or_else(PoisonError::into_inner);
-        let decoder = self.roomy(&mut decoder, longest)?;
+        let mut kept = self.decoder.lock().unwrap_or_else(PoisonError::into_inner);
+        let decoder = self.roomy(&mut kept, longest)?;
         let most = decoder.pass_tokens();
         let hidden = self.chat.config().hidden_size;
         let mut states = Vec::with_capacity(prompts.len() * of.vectors() * hidden);
@@ -98,6 +98,10 @@ impl StateReader {
             {
                 tokens += prompts[end].len() - shared;
                 end += 1;
+            }
+            // Of the batch before: its memory is wanted now.
+            for slot in 1..decoder.slots() {
+                decoder.truncate(slot, 0);
             }
             for slot in 1..=end - next {
                 decoder.copy_prefix(0, slot, shared)?;
@@ -121,6 +125,10 @@ impl StateReader {
             states.append(&mut capture.states);
             on_progress(end);
             next = end;
+        }
+        if self.chat.model().takes_caches_whole() {
+            // Others need the room.
+            *kept = None;
         }
         Ok(states)
     }

@@ -33,7 +33,12 @@ impl StatesCache {
     pub fn open(dir: &Path, reader: &StateReader, of: &StatesOf) -> Result<StatesCache> {
         std::fs::create_dir_all(dir).map_err(|e| Error::io(dir, e))?;
         let chat = reader.chat();
-        let what = format!("{}{}{of:?}", chat.sha256(), chat.template_sha256());
+        let mut what = format!("{}{}{of:?}", chat.sha256(), chat.template_sha256());
+        // States of other arithmetic are other states; those in f32 keep their old name.
+        let dtype = chat.model().dtype();
+        if dtype != "f32" {
+            what.push_str(&dtype);
+        }
         let name = hex(&Sha256::digest(what)[..8]);
         let path = dir.join(format!("states-{name}.f32"));
         let width = of.vectors() * chat.config().hidden_size;

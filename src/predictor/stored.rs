@@ -1,13 +1,18 @@
 //! `predictor.json`: what a trained predictor's folder says of itself.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use crate::digest::sha256_file;
 use crate::error::{Error, Result};
 use crate::persist;
 
-const FILE: &str = "predictor.json";
+use super::tuning::CHECKPOINTS;
+
+/// Its file: a folder that has it holds a whole predictor.
+pub const FILE: &str = "predictor.json";
 
 /// Which file of this module reads the rest of the folder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -74,15 +79,21 @@ pub struct Description {
     /// Wall time of the training; of a resumed one, of its last part.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub training_s: Option<f64>,
+    /// Hashes of the files that the predictor is made of, by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub files: BTreeMap<String, String>,
 }
 
 impl Description {
-    /// Writes `predictor.json` into `dir`.
+    /// Writes `predictor.json` into `dir`, with the hashes of the files that are there: the
+    /// last file of a predictor.
     ///
     /// # Errors
     /// If the folder cannot be written.
     pub fn write(&self, dir: &Path) -> Result<()> {
-        let text = serde_json::to_string_pretty(self).unwrap_or_default();
+        let mut whole = self.clone();
+        whole.files = hashes(dir)?;
+        let text = serde_json::to_string_pretty(&whole).unwrap_or_default();
         persist::write(&dir.join(FILE), text.as_bytes())
     }
 
@@ -126,6 +137,22 @@ impl Description {
         }
     }
 
+    /// Whether the predictor's files are those that were written.
+    ///
+    /// # Errors
+    /// One that is missing or has changed.
+    pub fn check_files(&self, dir: &Path) -> Result<()> {
+        for (name, known) in &self.files {
+            let path = dir.join(name);
+            if sha256_file(&path)? != *known {
+                let why = "is not the file that was trained (its hash differs from that in \
+                           predictor.json): restore it, or train again";
+                return Err(Error::malformed(&path, why));
+            }
+        }
+        Ok(())
+    }
+
     /// Compares the hash of a model's weights with that of the model it was trained on.
     ///
     /// # Errors
@@ -142,6 +169,26 @@ impl Description {
             beginning(sha256)
         )))
     }
+}
+
+/// Of weights, tables and settings; not of logs, checkpoints and pictures.
+fn hashes(dir: &Path) -> Result<BTreeMap<String, String>> {
+    let mut files = BTreeMap::new();
+    for entry in std::fs::read_dir(dir)
+        .map_err(|e| Error::io(dir, e))?
+        .flatten()
+    {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let ending = name.rsplit_once('.').map_or("", |(_, ending)| ending);
+        let counts = ["safetensors", "json", "txt", "parquet"].contains(&ending)
+            && name != FILE
+            && !CHECKPOINTS.contains(&name.as_str())
+            && !name.starts_with('.');
+        if counts && entry.file_type().is_ok_and(|kind| kind.is_file()) {
+            files.insert(name, sha256_file(&entry.path())?);
+        }
+    }
+    Ok(files)
 }
 
 /// As much of a hash as people compare.

@@ -162,6 +162,7 @@ impl<'d> TrainingData<'d> {
             tool_version: env!("CARGO_PKG_VERSION").into(),
             dataset_model: None,
             training_s: None,
+            files: Default::default(),
         }
     }
 

@@ -7,6 +7,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde_json::Value;
 
@@ -14,12 +15,14 @@ use crate::error::{Error, Result};
 use crate::evaluate::summary::{ArmRun, BatchRecord, RequestRecord, Summary};
 
 use super::{records, tables};
-use crate::persist;
+use crate::persist::{self, Lock};
 
 /// The folder of one run.
 #[derive(Debug, Clone)]
 pub struct RunDirectory {
     path: PathBuf,
+    /// No other process writes it meanwhile.
+    lock: Option<Arc<Lock>>,
 }
 
 impl RunDirectory {
@@ -36,7 +39,10 @@ impl RunDirectory {
         let mut attempt = 1;
         loop {
             match std::fs::create_dir(&path) {
-                Ok(()) => return Ok(RunDirectory { path }),
+                Ok(()) => {
+                    let lock = Some(Arc::new(Lock::take(&path)?));
+                    return Ok(RunDirectory { path, lock });
+                }
                 Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
                     attempt += 1;
                     path = parent.join(format!("{time}-{attempt}"));
@@ -57,6 +63,7 @@ impl RunDirectory {
         }
         let directory = RunDirectory {
             path: path.to_path_buf(),
+            lock: Some(Arc::new(Lock::take(path)?)),
         };
         directory.drop_torn_line()?;
         Ok(directory)
@@ -86,7 +93,8 @@ impl RunDirectory {
 
     /// Takes the folder of a run that failed before its first arm away again. A folder that
     /// holds anything but its configuration and environment stays.
-    pub fn discard(self) {
+    pub fn discard(mut self) {
+        self.lock = None;
         let begun = ["config.toml", "environment.json"];
         let is_begun = |entry: std::io::Result<std::fs::DirEntry>| {
             entry.is_ok_and(|e| begun.iter().any(|name| e.file_name() == *name))
@@ -342,7 +350,11 @@ mod tests {
         assert_eq!(data.summary, expected);
         assert_eq!(data.environment, environment);
         assert!(data.config.contains("table5"));
-        let opened = RunDirectory::open(directory.path()).unwrap();
+        let held = RunDirectory::open(directory.path()).unwrap_err();
+        assert!(held.to_string().contains("being written by process"));
+        let path = directory.path().to_path_buf();
+        drop(directory);
+        let opened = RunDirectory::open(&path).unwrap();
         assert!(opened.finished_arms().unwrap() == runs);
         for name in [
             "summary.csv",
@@ -350,7 +362,7 @@ mod tests {
             "batches.parquet",
             "requests.parquet",
         ] {
-            assert!(directory.path().join(name).metadata().unwrap().len() > 0);
+            assert!(path.join(name).metadata().unwrap().len() > 0);
         }
     }
 
@@ -379,7 +391,9 @@ mod tests {
         drop(file);
         assert_eq!(directory.finished_arms().unwrap().len(), 1);
 
-        let again = RunDirectory::open(directory.path()).unwrap();
+        let path = directory.path().to_path_buf();
+        drop(directory);
+        let again = RunDirectory::open(&path).unwrap();
         again.append_arm(&samples::run("ours", 42, true)).unwrap();
         let arms: Vec<String> = again
             .finished_arms()

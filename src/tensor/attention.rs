@@ -212,8 +212,10 @@ impl Group {
     }
 }
 
-/// f32 a row that [`Layout`]'s passes hold at once beside what they are given, where sequences
-/// are of `longest` rows.
-pub fn floats_per_row(heads: Heads, longest: usize) -> usize {
-    6 * (heads.queries + 2 * heads.keys) * heads.dim + 4 * heads.queries * longest
+/// f32 that [`Layout`]'s passes over `rows` rows hold at once beside what they are given, where
+/// sequences are of up to `longest` rows: the padded parts, and the scores of one group.
+pub fn pass_floats(heads: Heads, rows: usize, longest: usize) -> usize {
+    let all = rows * longest * heads.queries;
+    let scores = all.min(SCORES).max(longest * longest * heads.queries);
+    6 * rows * (heads.queries + 2 * heads.keys) * heads.dim + 4 * scores
 }

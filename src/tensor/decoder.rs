@@ -98,6 +98,10 @@ impl Model for TensorLlama {
         elements * self.form.dtype.size_in_bytes()
     }
 
+    fn takes_caches_whole(&self) -> bool {
+        true
+    }
+
     fn free_memory(&self) -> Option<usize> {
         free_memory(&self.form.device)
     }

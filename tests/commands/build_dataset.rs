@@ -76,10 +76,7 @@ impl Build {
             .map(|e| e.unwrap().file_name().into_string().unwrap())
             .collect();
         left.sort();
-        assert_eq!(
-            left,
-            [".lock", "README.md", "dataset.parquet", "manifest.json"]
-        );
+        assert_eq!(left, ["README.md", "dataset.parquet", "manifest.json"]);
         std::fs::read(self.path(out).join("dataset.parquet")).unwrap()
     }
 }

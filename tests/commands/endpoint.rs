@@ -339,8 +339,13 @@ fn killed_or_stopped_it_goes_on_where_it_was() {
         child.kill().unwrap();
         child.wait().unwrap();
     }
+    // What the last one had sent may still be on its way.
+    let mut asked = 0;
+    while asked < server.asked().len() {
+        asked = server.asked().len();
+        std::thread::sleep(Duration::from_millis(300));
+    }
     // Ctrl-C: what is in flight is waited for and kept.
-    let asked = server.asked().len();
     let kept = folder.lines("out");
     let child = start(kept + 3);
     let pid = child.id().to_string();

@@ -18,6 +18,7 @@ mod faults;
 mod heads;
 mod hints;
 mod import;
+mod injected;
 mod interrupted;
 mod json;
 mod lengths;

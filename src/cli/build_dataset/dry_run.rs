@@ -9,6 +9,7 @@ use crate::dataset::build::BuildOptions;
 use crate::dataset::embedded::embedded;
 use crate::dataset::plan::{Plan, Sampler};
 use crate::dataset::store::{self, DATASET};
+use crate::engine::Place;
 use crate::error::{Error, Result};
 use crate::execute::StepTimeModel;
 use crate::instruction::Instruction;
@@ -42,7 +43,7 @@ pub(super) fn dry_run(
     instructions: &[Instruction],
     options: &BuildOptions,
 ) -> Result<()> {
-    let outlook = outlook(arguments, instructions, options)?;
+    let outlook = outlook(global.place()?, arguments, instructions, options)?;
     let (plan, missing) = (&outlook.plan, outlook.planned - outlook.kept);
     let most = missing * options.max_new_tokens as usize;
     if global.json {
@@ -105,6 +106,7 @@ pub(super) fn dry_run(
 }
 
 fn outlook(
+    place: Place,
     arguments: &Arguments,
     instructions: &[Instruction],
     options: &BuildOptions,
@@ -140,7 +142,7 @@ fn outlook(
             plan.template_sha256.clone_from(&begun.template_sha256);
             plan.dtype = match arguments.endpoint {
                 Some(_) => None,
-                None => Some(arguments.dtype.precision().name().into()),
+                None => Some(place.dtype(arguments.dtype.precision())),
             };
             if arguments.endpoint.is_some() && name.is_none() {
                 plan.model.clone_from(&begun.model);

@@ -15,10 +15,10 @@ use crate::dataset::embedded;
 use crate::dataset::{Label, LengthDataset};
 use crate::error::{Error, Result};
 use crate::model::resolve;
-use crate::persist;
+use crate::persist::{self, Lock};
 use crate::predictor::head::Objective;
 use crate::predictor::seen::Seen;
-use crate::predictor::stored::{Description, Kind};
+use crate::predictor::stored::{self, Description, Kind};
 use crate::predictor::training::TrainingData;
 use crate::predictor::tuning;
 use crate::tensor::Storage;
@@ -187,7 +187,7 @@ pub fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     let kind = settings.predictor.ok_or_else(|| missing("predictor"))?;
     let out = settings.out.clone().ok_or_else(|| missing("out"))?;
     let label: Label = settings.label.parse()?;
-    if out.join("predictor.json").exists() {
+    if out.join(stored::FILE).exists() {
         return Err(Error::Usage(format!(
             "{} holds a trained predictor already: give another --out",
             out.display()
@@ -243,8 +243,12 @@ pub fn run(global: &Global, arguments: &Arguments) -> Result<()> {
             out.display()
         )));
     }
-    // First of all, so that no predictor is there that does not say what it was trained on.
+    let lock = Lock::take(&out)?;
+    // First of all, so that no predictor is there that does not say what it was trained on and
+    // how.
     seen.write(&out)?;
+    let config = out.join("config.toml");
+    persist::write(&config, text.as_bytes())?;
     let train = || -> Result<()> {
         match kind {
             Trainable::Lora | Trainable::LoraHead | Trainable::LenToken => lora::lora(
@@ -273,19 +277,23 @@ pub fn run(global: &Global, arguments: &Arguments) -> Result<()> {
         }
     };
     let outcome = train();
-    if outcome.is_err() && !begun() {
+    // Neither trained nor to be continued.
+    if outcome.is_err() && !begun() && !out.join(stored::FILE).exists() {
+        drop(lock);
+        let _ = std::fs::remove_file(&config);
         Seen::forget(&out);
     }
     if outcome.is_ok() {
         let took = started.elapsed().as_secs_f64();
-        Description::complete(&out, &dataset.provenance.model, took)?;
+        // The predictor is whole without.
+        if let Err(error) = Description::complete(&out, &dataset.provenance.model, took) {
+            progress::warn(&format!(
+                "note: what the training took is not kept: {error}"
+            ));
+        }
         if let Some(note) = what_is_left_to_evaluate(&dataset, &data) {
             progress::warn(&format!("note: {note}"));
         }
-    }
-    // Beside what was trained or is to be continued, and nowhere else.
-    if matches!(outcome, Ok(()) | Err(Error::Interrupted(_))) {
-        persist::write(&out.join("config.toml"), text.as_bytes())?;
     }
     outcome
 }

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::kernel::Arithmetic;
 use crate::model::{Checkpoint, ModelConfig, resolve};
 use crate::tensor::Storage;
@@ -25,13 +25,21 @@ pub(super) fn run(global: &Global, arguments: &Arguments, steps: usize) -> Resul
             (Checkpoint::load(&files)?, files.name)
         }
     };
+    if arguments.tokens < 4 {
+        return Err(Error::Usage("--tokens must be at least 4".into()));
+    }
+    let place = global.tuning_place()?;
+    let dtype = match arguments.dtype {
+        Dtype::F32 => "f32",
+        Dtype::Bf16 => "bf16",
+    };
     let options = Options {
         arithmetic: match arguments.dtype {
             Dtype::F32 => Arithmetic::F32,
             Dtype::Bf16 => Arithmetic::Bf16,
         },
         frozen: arguments.frozen_weights,
-        place: global.tuning_place()?,
+        place,
         ..Options::default()
     };
     let load = TuningLoad {
@@ -45,7 +53,8 @@ pub(super) fn run(global: &Global, arguments: &Arguments, steps: usize) -> Resul
             "{}",
             json!({
                 "model": name,
-                "device": global.device,
+                "device": place.name(),
+                "dtype": dtype,
                 "frozen_weights": arguments.frozen_weights,
                 "tuning": rate,
                 "peak_resident_bytes": peak_resident(),
@@ -57,7 +66,10 @@ pub(super) fn run(global: &Global, arguments: &Arguments, steps: usize) -> Resul
         Storage::Dense => String::new(),
         other => format!(", frozen weights in {}", other.name()),
     };
-    println!("{name}{storage}, LoRA of rank 8 on q_proj and v_proj");
+    println!(
+        "{name} on {}, {dtype}{storage}, LoRA of rank 8 on q_proj and v_proj",
+        place.name()
+    );
     println!(
         "{:.2} examples/s of {} tokens (median of {} steps of {} examples; {:.2} to {:.2}); loss \
          {:.3} to {:.3}",

@@ -6,9 +6,11 @@ use std::ops::Range;
 
 use crate::chat::fits;
 use crate::dataset::Instance;
+use crate::engine::Place;
 use crate::error::Result;
 use crate::lora::{Adapter, peft};
 use crate::model::Checkpoint;
+use crate::model::memory;
 use crate::predictor::calibration::Calibration;
 use crate::predictor::fitted_file::{self, FittedFile};
 use crate::predictor::held_out::HeldOut;
@@ -16,6 +18,7 @@ use crate::predictor::stored::Kind;
 use crate::predictor::training::TrainingData;
 use crate::predictor::tuning::{OnProgress, Part, Tune, TuneOutcome, WATCHED, finish, run};
 use crate::predictor::{Quantiles, len_token};
+use crate::tensor::Storage;
 use crate::train::Training;
 use crate::train::length_head::{
     HeadLoss, HeadShape, LengthExamples, LengthHeadConfig, Target, add_head,
@@ -82,6 +85,14 @@ impl<'a> Recipe<'a> {
         let blocks = checkpoint.config.num_hidden_layers;
         let depth = head.depth.unwrap_or(blocks);
         checkpoint.truncate(depth)?;
+        if tune.place == Place::Cpu && tune.config.frozen != Storage::Dense {
+            // Said before hours of tuning, not after.
+            let arithmetic = tune.config.dtype.arithmetic();
+            let needed = checkpoint.config.packed_bytes(arithmetic, 1.0);
+            let what = "calibrating the tuned head on the model's own weights takes";
+            let remedy = "use --dtype bf16, a smaller --depth, or --predictor lora";
+            memory::check(what, needed, memory::available(), remedy)?;
+        }
         let learned_token = kind == Kind::LenToken;
         let norm = checkpoint.f32_values("model.norm.weight")?;
         let size = norm.iter().map(|w| w * w).sum::<f32>() / norm.len() as f32;

@@ -60,7 +60,14 @@ impl Kernels {
         let adapter = frame.adapter.as_ref();
         // Packed forward, and backward from the lowest trained block on.
         let directions = 1.0 + frame.trained() as f64 / config.num_hidden_layers as f64;
-        let needed = config.packed_bytes(arithmetic, directions);
+        let mut needed = config.packed_bytes(arithmetic, directions);
+        if !frame.without_vocabulary {
+            let bytes = match arithmetic {
+                Arithmetic::F32 => 4,
+                Arithmetic::Bf16 => 2,
+            };
+            needed += bytes * config.vocab_size * config.hidden_size;
+        }
         let remedy = match arithmetic {
             Arithmetic::F32 => "use --dtype bf16 or --frozen-weights q8_0",
             Arithmetic::Bf16 => "use --frozen-weights q8_0 or q4_k",

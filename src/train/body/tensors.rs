@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::kernel::Arithmetic;
 use crate::model::Checkpoint;
 use crate::model::rope::RopeTable;
-use crate::tensor::attention::{Heads, floats_per_row};
+use crate::tensor::attention::{Heads, pass_floats};
 use crate::tensor::device::free_memory;
 use crate::tensor::ops::{rms_norm, rms_norm_backward, softmax};
 use crate::tensor::weights::{Form, Tables, check_memory};
@@ -295,12 +295,12 @@ impl Body for Tensors {
             let logits = self.tables.head().forward(&states)?;
             let chosen = Tensor::from_slice(targets, n, &self.form.device)?;
             let p = softmax(&logits)?;
-            let said = p.gather(&chosen.unsqueeze(1)?, 1)?.flatten_all()?;
+            let said = logits.gather(&chosen.unsqueeze(1)?, 1)?.flatten_all()?;
             let said: Vec<f32> = said.to_vec1()?;
-            // A probability below f32's smallest is a logit far below: e^-103.
-            loss -= said
-                .iter()
-                .map(|p| f64::from(p.max(f32::MIN_POSITIVE)).ln())
+            let all: Vec<f32> = logits.log_sum_exp(1)?.flatten_all()?.to_vec1()?;
+            let terms = all.iter().zip(&said);
+            loss += terms
+                .map(|(all, said)| f64::from(*all) - f64::from(*said))
                 .sum::<f64>();
             if let Some(weight) = weight {
                 // (p - one-hot) W, the second part being rows of W.
@@ -324,24 +324,20 @@ impl Body for Tensors {
             true => trained.min(1) + 1,
             false => trained + 1,
         };
-        let a_row = kept * kept_per_row(config, self.heads)
-            + (trained + 2) * hidden
-            + 6 * (hidden + inner)
-            + floats_per_row(self.heads, longest);
+        let a_row =
+            kept * kept_per_row(config, self.heads) + (trained + 2) * hidden + 6 * (hidden + inner);
         let logits = match frame.without_vocabulary {
             true => 0,
             false => 3 * wanted.min(LOGIT_ROWS) * config.vocab_size,
         };
-        // The largest matrix, widened.
-        let largest = (2 * inner * hidden).max(match frame.without_vocabulary {
-            true => 0,
-            false => config.vocab_size * hidden,
-        });
+        // The largest matrix, widened: rows of the embedding are looked up in all of it.
+        let largest = (2 * inner * hidden).max(config.vocab_size * hidden);
         let widened = match self.form.storage {
             Storage::Dense => 0,
             _ => largest * (4 + self.form.dtype.size_in_bytes()),
         };
-        4 * (rows * a_row + 2 * wanted * hidden + logits) + widened
+        let attention = pass_floats(self.heads, rows, longest);
+        4 * (rows * a_row + attention + 2 * wanted * hidden + logits) + widened
     }
 
     fn free_memory(&self) -> Option<usize> {
