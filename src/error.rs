@@ -72,7 +72,7 @@ impl Error {
     pub fn malformed(path: impl AsRef<Path>, message: impl Into<String>) -> Self {
         Error::Malformed {
             path: path.as_ref().to_path_buf(),
-            message: message.into(),
+            message: tame(&message.into()),
         }
     }
 
@@ -80,7 +80,7 @@ impl Error {
     pub fn config(path: impl AsRef<Path>, message: impl Into<String>) -> Self {
         Error::Config {
             path: path.as_ref().to_path_buf(),
-            message: message.into(),
+            message: tame(&message.into()),
         }
     }
 
@@ -98,5 +98,46 @@ impl Error {
             Error::Usage(_) | Error::Config { .. } => 2,
             _ => 1,
         }
+    }
+}
+
+/// Characters of a message that quotes a file.
+const MESSAGE: usize = 1500;
+
+/// A text that may come from a stranger, as it can be shown: control characters, which terminals
+/// obey, are written out, and of a long one both ends are kept.
+pub(crate) fn tame(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for character in text.chars() {
+        match character.is_control() && character != '\n' {
+            true => shown.extend(character.escape_default()),
+            false => shown.push(character),
+        }
+    }
+    let place = |nth: usize| shown.char_indices().nth(nth).map(|(place, _)| place);
+    let count = shown.chars().count();
+    match (
+        place(MESSAGE / 2),
+        count.checked_sub(MESSAGE / 2).and_then(place),
+    ) {
+        (Some(head), Some(tail)) if head < tail => {
+            format!("{} ... {}", &shown[..head], &shown[tail..])
+        }
+        _ => shown,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_files_say_is_short_and_moves_no_cursor() {
+        let said = Error::malformed("f", "has `\u{1b}[2J\r`\tin\nit").to_string();
+        assert_eq!(said, "f: has `\\u{1b}[2J\\r`\\tin\nit");
+        let long =
+            Error::malformed("f", format!("begin {} end", "\u{e9}".repeat(9000))).to_string();
+        assert!(long.chars().count() < 1600, "{long}");
+        assert!(long.starts_with("f: begin") && long.ends_with(" end"));
     }
 }

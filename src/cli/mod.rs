@@ -27,7 +27,7 @@ use std::sync::Arc;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::engine::Place;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, tame};
 use crate::kernel::Team;
 use crate::model::Precision;
 use crate::predictor::Workshop;
@@ -150,11 +150,9 @@ fn run(cli: &Cli) -> Result<()> {
 }
 
 fn one_line(error: &Error) -> String {
-    error
-        .to_string()
-        .split_whitespace()
-        .collect::<Vec<_>>()
-        .join(" ")
+    let text = error.to_string();
+    let words: Vec<&str> = text.split_whitespace().collect();
+    tame(&words.join(" "))
 }
 
 impl Global {

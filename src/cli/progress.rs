@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
 use super::Global;
+use crate::error::tame;
 
 /// Between two plain lines: the first comes soon, a log of hours stays short.
 const FIRST_AFTER: Duration = Duration::from_secs(10);
@@ -137,19 +138,19 @@ fn in_words(left: Option<Duration>) -> String {
 /// A line on stderr about what goes on, unless the user wants quiet.
 pub fn say(global: &Global, line: &str) {
     if global.shows_progress() {
-        eprintln!("{line}");
+        eprintln!("{}", tame(line));
     }
 }
 
 /// A line on stderr that must be seen, whatever is asked for.
 pub fn warn(line: &str) {
-    eprintln!("{line}");
+    eprintln!("{}", tame(line));
 }
 
 /// A line on stderr for those who asked for more with `-v`.
 pub fn detail(global: &Global, line: &str) {
     if global.verbose {
-        eprintln!("{line}");
+        eprintln!("{}", tame(line));
     }
 }
 

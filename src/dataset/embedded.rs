@@ -12,7 +12,7 @@ use super::LengthDataset;
 pub const EMBEDDED: &str = "embedded";
 
 /// The embedded dataset's file as it is, and its name.
-pub(super) fn bytes() -> (&'static str, &'static [u8]) {
+pub(crate) fn bytes() -> (&'static str, &'static [u8]) {
     (
         "datasets/smollm2-135m/dataset.parquet",
         include_bytes!("../../datasets/smollm2-135m/dataset.parquet"),

@@ -1,12 +1,11 @@
 //! Length datasets as Parquet files that pandas, polars and DuckDB read as they are.
 
-use std::fs::File;
 use std::path::Path;
 
 use polars::prelude::*;
 
 use crate::error::{Error, Result};
-use crate::table::parquet::quietly;
+use crate::table::parquet::{Table, cast};
 
 use super::{DatasetWriter, FinishReason, Known, LengthDataset, Provenance, Row, Sample, Split};
 
@@ -33,8 +32,7 @@ impl LengthDataset {
     /// # Errors
     /// A file that is missing, malformed or empty.
     pub fn read_parquet(path: &Path) -> Result<LengthDataset> {
-        let file = File::open(path).map_err(|e| Error::io(path, e))?;
-        read_from(path, file)
+        samples_in(path, &Table::open(path)?)
     }
 
     /// As [`LengthDataset::read_parquet`], from bytes in memory.
@@ -42,36 +40,51 @@ impl LengthDataset {
     /// # Errors
     /// As there; `path` only names the bytes in messages.
     pub fn from_parquet_bytes(path: &Path, bytes: &'static [u8]) -> Result<LengthDataset> {
-        read_from(path, std::io::Cursor::new(bytes))
+        samples_in(path, &Table::of_bytes(path, bytes)?)
     }
 }
 
-fn read_from(path: &Path, source: impl polars::io::mmap::MmapBytesReader) -> Result<LengthDataset> {
+const COLUMNS: [&str; 12] = [
+    "instruction_id",
+    "instruction",
+    "response_tokens",
+    "finish_reason",
+    "temperature",
+    "category",
+    "split",
+    "sample",
+    "seed",
+    "prompt_tokens",
+    "response",
+    "arrival_s",
+];
+
+fn samples_in(path: &Path, table: &Table) -> Result<LengthDataset> {
     let remedy = "give a length dataset as written by `lenaware build-dataset` or `import`";
     let wrong = |what: String| Error::malformed(path, format!("{what}; {remedy}"));
-    let (frame, metadata) = quietly(|| {
-        let mut reader = ParquetReader::new(source);
-        let metadata = reader.get_metadata()?.clone();
-        Ok((reader.finish()?, metadata))
-    })
-    .map_err(|e| wrong(format!("is not a readable Parquet file ({e})")))?;
-    if frame.height() == 0 {
+    if table.rows() == 0 {
         return Err(wrong("holds no samples".into()));
     }
-    let fields: std::collections::HashMap<&str, &str> = metadata
-        .key_value_metadata()
-        .iter()
-        .flatten()
-        .filter_map(|kv| Some((kv.key.strip_prefix(PREFIX)?, kv.value.as_deref()?)))
+    table.fits(size_of::<Sample>())?;
+    let there: Vec<&str> = (COLUMNS.into_iter())
+        .filter(|name| table.has(name))
         .collect();
-    let samples = samples_of(&frame).map_err(wrong)?;
+    let mut samples = Vec::new();
+    table.batches(&there, |begin, frame| {
+        samples.extend(samples_of(frame, begin).map_err(wrong)?);
+        Ok(())
+    })?;
+    let pairs = table.key_values();
+    let fields = (pairs.iter())
+        .filter_map(|(key, value)| Some((key.strip_prefix(PREFIX)?, value.as_str())))
+        .collect();
     Ok(LengthDataset {
         provenance: provenance_of(&fields),
         samples,
     })
 }
 
-fn samples_of(frame: &DataFrame) -> std::result::Result<Vec<Sample>, String> {
+fn samples_of(frame: &DataFrame, begin: usize) -> std::result::Result<Vec<Sample>, String> {
     let required = |name: &str, dtype: DataType| {
         optional(frame, name, dtype)?.ok_or_else(|| format!("has no column `{name}`"))
     };
@@ -98,7 +111,7 @@ fn samples_of(frame: &DataFrame) -> std::result::Result<Vec<Sample>, String> {
     };
     (0..frame.height())
         .map(|row| {
-            let lacks = |name: &str| format!("has no `{name}` in row {row}");
+            let lacks = |name: &str| format!("has no `{name}` in row {}", begin + row + 1);
             let split = match splits.as_ref().and_then(|s| text(s, row)) {
                 Some(name) => Some(name.parse::<Split>().map_err(|e| e.to_string())?),
                 None => None,
@@ -145,8 +158,7 @@ fn optional(
     let Ok(column) = frame.column(name) else {
         return Ok(None);
     };
-    column
-        .cast(&dtype)
+    cast(column, &dtype)
         .map(Some)
         .map_err(|_| format!("has a column `{name}` that is not {dtype}"))
 }

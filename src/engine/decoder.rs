@@ -6,10 +6,11 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::error::Result;
+use crate::memory;
 use crate::model::capture::Capture;
 use crate::model::kv_cache::KvCache;
 use crate::model::llama::{Chunk, Llama, Workspace};
-use crate::model::{ModelConfig, PartTimes, memory};
+use crate::model::{ModelConfig, PartTimes};
 
 use super::sampling::{self, Draw};
 

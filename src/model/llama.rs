@@ -100,9 +100,9 @@ impl Llama {
         };
         let (needed, free) = (
             config.packed_bytes(arithmetic, 1.0),
-            super::memory::available(),
+            crate::memory::available(),
         );
-        super::memory::check("the model's weights take", needed, free, remedy)?;
+        crate::memory::check("the model's weights take", needed, free, remedy)?;
         let memory = |e: std::io::Error| {
             Error::Memory(format!("no memory for the model's packed weights: {e}"))
         };

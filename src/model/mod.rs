@@ -11,7 +11,6 @@ mod hf_config;
 mod hub;
 pub mod kv_cache;
 pub mod llama;
-pub mod memory;
 pub mod part_times;
 mod pickle;
 mod pickle_machine;

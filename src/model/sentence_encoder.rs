@@ -7,8 +7,10 @@ use candle_transformers::models::bert::{BertModel, Config};
 use tokenizers::Tokenizer;
 
 use crate::error::{Error, Result};
+use crate::foreign::quietly;
 
 use super::source::{ModelFiles, WeightFiles, one_line, read_json};
+use super::tokenizer::TRIPPED;
 
 /// Longer texts are cut off, as all-MiniLM-L6-v2 was trained.
 const MAX_TOKENS: usize = 256;
@@ -51,7 +53,8 @@ impl SentenceEncoder {
             )
         };
         let bytes = std::fs::read(&path).map_err(|e| Error::io(&path, e))?;
-        let mut tokenizer = Tokenizer::from_bytes(&bytes).map_err(|e| damaged(&e))?;
+        let read = quietly(TRIPPED, || Tokenizer::from_bytes(&bytes));
+        let mut tokenizer = read.map_err(|e| damaged(&e))?;
         tokenizer.with_padding(None);
         tokenizer.with_truncation(None).map_err(|e| damaged(&e))?;
 
@@ -104,9 +107,7 @@ impl SentenceEncoder {
     pub fn embed(&self, texts: &[&str], mut on_progress: impl FnMut(usize)) -> Result<Vec<f32>> {
         let mut ids = Vec::with_capacity(texts.len());
         for text in texts {
-            let encoding = self
-                .tokenizer
-                .encode(*text, true)
+            let encoding = quietly(TRIPPED, || self.tokenizer.encode(*text, true))
                 .map_err(|e| Error::Numeric(format!("a text has no tokens: {}", one_line(e))))?;
             let mut tokens = encoding.get_ids().to_vec();
             if tokens.len() > self.max_tokens {

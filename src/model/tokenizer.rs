@@ -14,10 +14,14 @@ use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 use tokenizers::{SplitDelimiterBehavior, Tokenizer};
 
 use crate::error::{Error, Result};
+use crate::foreign::quietly;
 
 use super::gguf::GgufModel;
 use super::sentencepiece::{Addition, Kind, Piece, Vocabulary};
 use super::source::{ModelFiles, WeightFiles, one_line, optional_json};
+
+/// Said where the tokenizer library panics.
+pub(super) const TRIPPED: &str = "the tokenizer is damaged";
 
 /// A model's tokenizer.
 #[derive(Debug, Clone)]
@@ -51,8 +55,9 @@ impl TextTokenizer {
                  model came from",
             ));
         }
-        let mut inner = Tokenizer::from_file(&path)
-            .map_err(|e| Error::malformed(&path, format!("{}: download it again", one_line(e))))?;
+        let mut inner = quietly(TRIPPED, || Tokenizer::from_file(&path)).map_err(|why| {
+            Error::malformed(&path, format!("{}: download it again", one_line(why)))
+        })?;
         // Settings of whoever saved the file; a prompt must come through whole.
         inner.with_padding(None);
         inner
@@ -122,7 +127,8 @@ impl TextTokenizer {
         }
         let pre = gguf.text("tokenizer.ggml.pre").unwrap_or("gpt-2");
         let splitter = pre_tokenizer(pre).ok_or_else(|| refuse("pre-tokenizer", pre))?;
-        let mut inner = Tokenizer::from_gguf(&gguf.content).map_err(|e| {
+        let read = quietly(TRIPPED, || Tokenizer::from_gguf(&gguf.content));
+        let mut inner = read.map_err(|e| {
             let why = one_line(e);
             Error::malformed(
                 &gguf.path,
@@ -168,9 +174,7 @@ impl TextTokenizer {
     }
 
     fn ids(&self, text: &str) -> Result<Vec<u32>> {
-        let encoding = self
-            .inner
-            .encode_fast(text, false)
+        let encoding = quietly(TRIPPED, || self.inner.encode_fast(text, false))
             .map_err(|e| Error::Usage(format!("the text cannot be tokenized: {}", one_line(e))))?;
         Ok(encoding.get_ids().to_vec())
     }
@@ -186,8 +190,7 @@ impl TextTokenizer {
     /// # Errors
     /// The tokenizer cannot take the ids.
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
-        self.inner
-            .decode(ids, true)
+        quietly(TRIPPED, || self.inner.decode(ids, true))
             .map_err(|e| Error::Usage(format!("tokens cannot be turned to text: {}", one_line(e))))
     }
 

@@ -1,7 +1,6 @@
 //! The records of a run as Parquet: a row a micro-batch, a row a request, each with its arm
 //! and seed. Plain columns, so that pandas, polars and DuckDB read them as they are.
 
-use std::fs::File;
 use std::path::Path;
 
 use polars::prelude::*;
@@ -10,6 +9,7 @@ use crate::error::{Error, Result};
 use crate::evaluate::summary::{ArmRun, BatchRecord, RequestRecord};
 
 use crate::persist::{aside, persist};
+use crate::table::parquet;
 
 fn rows<'a, T: 'a>(
     runs: &'a [ArmRun],
@@ -177,10 +177,7 @@ struct Table<'a> {
 
 impl Table<'_> {
     fn read(path: &Path) -> Result<Table<'_>> {
-        let file = File::open(path).map_err(|e| Error::io(path, e))?;
-        let frame = ParquetReader::new(file)
-            .finish()
-            .map_err(|e| Error::malformed(path, format!("not a Parquet file: {e}")))?;
+        let frame = parquet::Table::open(path)?.whole()?;
         Ok(Table { path, frame })
     }
 

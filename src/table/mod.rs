@@ -2,7 +2,9 @@
 //! by row, so that a file larger than the memory can be read and a mistake names its line.
 
 mod csv;
+mod footer;
 mod jsonl;
+mod pages;
 pub(crate) mod parquet;
 
 use std::borrow::Cow;

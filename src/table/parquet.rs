@@ -3,40 +3,62 @@
 use std::borrow::Cow;
 use std::fs::File;
 use std::io::Cursor;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
-use std::sync::Once;
 
-use polars::io::mmap::MmapBytesReader;
+use polars::io::parquet::metadata::FileMetadataRef;
 use polars::prelude::*;
 
+use super::pages;
 use super::{Cell, Each, Place, Wanted};
 use crate::error::{Error, Result};
+use crate::foreign::quietly;
+use crate::memory;
 
+/// Said where the library panics.
+const CORRUPT: &str = "its pages are corrupt";
 /// Rows that are in memory at once.
 const BATCH: usize = 1 << 17;
 
 enum Source {
-    File(File),
+    File(memmap2::Mmap),
     Bytes(&'static [u8]),
+}
+
+impl Deref for Source {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Source::File(map) => map,
+            Source::Bytes(bytes) => bytes,
+        }
+    }
 }
 
 /// An open Parquet file.
 pub(crate) struct Table {
     path: PathBuf,
-    source: Source,
-    metadata: polars::io::parquet::metadata::FileMetadataRef,
+    bytes: Source,
+    metadata: FileMetadataRef,
     columns: Vec<String>,
 }
 
 impl Table {
-    /// Reads the footer; rows stay on disk.
+    /// Opens a file. Nothing but its footer is read.
     ///
     /// # Errors
     /// A file that is missing or whose footer is malformed.
     pub fn open(path: &Path) -> Result<Table> {
         let file = File::open(path).map_err(|e| Error::io(path, e))?;
-        Table::of(path, Source::File(file))
+        let metadata = file.metadata().map_err(|e| Error::io(path, e))?;
+        if !metadata.is_file() || metadata.len() == 0 {
+            return Err(unreadable(path, "it is empty, or no file".into()));
+        }
+        // SAFETY: nothing here writes to a file of this name in place; whoever else does changes
+        // what is read, as with any reader.
+        let map = unsafe { memmap2::Mmap::map(&file) }.map_err(|e| Error::io(path, e))?;
+        Table::of(path, Source::File(map))
     }
 
     /// As [`Table::open`], from bytes that `path` only names in messages.
@@ -44,18 +66,12 @@ impl Table {
         Table::of(path, Source::Bytes(bytes))
     }
 
-    fn of(path: &Path, source: Source) -> Result<Table> {
-        let footer = match &source {
-            Source::File(file) => {
-                let file = file.try_clone().map_err(|e| Error::io(path, e))?;
-                footer(file)
-            }
-            Source::Bytes(bytes) => footer(Cursor::new(*bytes)),
-        };
-        let (metadata, columns) = footer.map_err(|e| unreadable(path, e))?;
+    fn of(path: &Path, bytes: Source) -> Result<Table> {
+        super::footer::check(&bytes).map_err(|e| unreadable(path, e))?;
+        let (metadata, columns) = footer(&bytes).map_err(|e| unreadable(path, e))?;
         Ok(Table {
             path: path.to_path_buf(),
-            source,
+            bytes,
             metadata,
             columns,
         })
@@ -73,7 +89,17 @@ impl Table {
         self.metadata.num_rows
     }
 
-    /// The file's own key-value pairs.
+    /// Refuses what does not fit the memory there is, where each row takes `bytes` of it.
+    ///
+    /// # Errors
+    /// [`Error::Memory`].
+    pub fn fits(&self, bytes: usize) -> Result<()> {
+        let needed = self.rows().saturating_mul(bytes);
+        let path = self.path.display();
+        let what = format!("{path}: its {} rows need", self.rows());
+        memory::check(&what, needed, memory::available(), "take a part of it")
+    }
+
     pub fn key_values(&self) -> Vec<(String, String)> {
         self.metadata
             .key_value_metadata()
@@ -92,13 +118,18 @@ impl Table {
         columns: &[&str],
         mut each: impl FnMut(usize, &DataFrame) -> Result<()>,
     ) -> Result<()> {
+        let checked = quietly(CORRUPT, || {
+            pages::check(&self.bytes, &self.metadata, columns)
+        });
+        checked.map_err(|e| unreadable(&self.path, e))?;
         let mut begin = 0;
         // Slices that cross no row group are read without copying.
         for group in &self.metadata.row_groups {
             let end = begin + group.num_rows();
             while begin < end {
                 let count = BATCH.min(end - begin);
-                let frame = self.slice(columns, begin, count)?;
+                let frame = self.slice(columns, begin, count);
+                let frame = frame.map_err(|e| unreadable(&self.path, e))?;
                 if frame.height() != count {
                     return Err(unreadable(&self.path, "it ends early".into()));
                 }
@@ -109,41 +140,58 @@ impl Table {
         Ok(())
     }
 
-    fn slice(&self, columns: &[&str], from: usize, count: usize) -> Result<DataFrame> {
-        let read = match &self.source {
-            Source::File(file) => {
-                let file = file.try_clone().map_err(|e| Error::io(&self.path, e))?;
-                self.slice_of(file, columns, from, count)
+    /// All rows of all columns.
+    ///
+    /// # Errors
+    /// Pages that are corrupt, or more rows than there is memory for.
+    pub fn whole(&self) -> Result<DataFrame> {
+        self.fits(self.columns.len() * 8)?;
+        let columns: Vec<&str> = self.columns.iter().map(String::as_str).collect();
+        let mut whole: Option<DataFrame> = None;
+        self.batches(&columns, |_, frame| {
+            match &mut whole {
+                None => whole = Some(frame.clone()),
+                Some(whole) => {
+                    let stacked = whole.vstack_mut(frame).map(|_| ());
+                    stacked.map_err(|e| unreadable(&self.path, e.to_string()))?;
+                }
             }
-            Source::Bytes(bytes) => self.slice_of(Cursor::new(*bytes), columns, from, count),
-        };
-        read.map_err(|e| unreadable(&self.path, e))
+            Ok(())
+        })?;
+        match whole {
+            Some(frame) => Ok(frame),
+            // No row, but columns all the same.
+            None => (self.slice(&columns, 0, 0)).map_err(|e| unreadable(&self.path, e)),
+        }
     }
 
-    fn slice_of(
+    fn slice(
         &self,
-        source: impl MmapBytesReader,
         columns: &[&str],
         from: usize,
         count: usize,
     ) -> std::result::Result<DataFrame, String> {
-        quietly(|| {
-            let mut reader = ParquetReader::new(source)
+        quietly(CORRUPT, || {
+            let mut reader = ParquetReader::new(Cursor::new(&self.bytes[..]))
                 .with_columns(Some(columns.iter().map(|c| c.to_string()).collect()))
                 .with_slice(Some((from, count)));
             reader.set_metadata(self.metadata.clone());
             let mut frame = reader.finish()?;
             frame.rechunk_mut();
-            Ok(frame)
+            // Columns of pages that lie about their rows have other lengths than the frame.
+            match frame.columns().iter().all(|c| c.len() == frame.height()) {
+                true => Ok(frame),
+                false => Err(PolarsError::ShapeMismatch(CORRUPT.into())),
+            }
         })
     }
 }
 
-type Footer = (polars::io::parquet::metadata::FileMetadataRef, Vec<String>);
+type Footer = (FileMetadataRef, Vec<String>);
 
-fn footer(source: impl MmapBytesReader) -> std::result::Result<Footer, String> {
-    quietly(|| {
-        let mut reader = ParquetReader::new(source);
+fn footer(bytes: &[u8]) -> std::result::Result<Footer, String> {
+    quietly(CORRUPT, || -> PolarsResult<Footer> {
+        let mut reader = ParquetReader::new(Cursor::new(bytes));
         let metadata = reader.get_metadata()?.clone();
         let names = reader
             .schema()?
@@ -154,45 +202,13 @@ fn footer(source: impl MmapBytesReader) -> std::result::Result<Footer, String> {
     })
 }
 
+/// A column as another type; of some pairs of types the library panics.
+pub(crate) fn cast(column: &Column, to: &DataType) -> std::result::Result<Column, String> {
+    quietly("it cannot be converted", || column.cast(to))
+}
+
 fn unreadable(path: &Path, why: String) -> Error {
     Error::malformed(path, format!("is not a readable Parquet file ({why})"))
-}
-
-/// Runs `read`, turning a panic inside the library into an error without its message on the
-/// terminal: the Parquet reader is robust, but a file made to hurt may still trip an assertion.
-pub(crate) fn quietly<T>(read: impl FnOnce() -> PolarsResult<T>) -> std::result::Result<T, String> {
-    silence_readers();
-    let before = READING.replace(true);
-    let outcome = catch_unwind(AssertUnwindSafe(read));
-    READING.set(before);
-    match outcome {
-        Ok(Ok(value)) => Ok(value),
-        Ok(Err(error)) => Err(error.to_string().lines().next().unwrap_or_default().into()),
-        Err(_) => Err("its pages are corrupt".into()),
-    }
-}
-
-thread_local! {
-    /// Whether this thread is within [`quietly`].
-    static READING: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
-}
-
-/// Keeps panics of threads that read, and of polars' own ones, off the terminal; all others are
-/// told as before. Once for the process: to put a hook in and take it out again would silence
-/// others meanwhile, and for good where two threads did so at once.
-fn silence_readers() {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
-        let others = std::panic::take_hook();
-        std::panic::set_hook(Box::new(move |panic| {
-            let of_polars = std::thread::current()
-                .name()
-                .is_some_and(|name| name.starts_with("polars"));
-            if !READING.get() && !of_polars {
-                others(panic);
-            }
-        }));
-    });
 }
 
 pub(super) fn read(path: &Path, wanted: &[Wanted], each: &mut Each<'_>) -> Result<()> {
@@ -244,7 +260,7 @@ enum Values {
 impl Values {
     fn of(column: &Column) -> std::result::Result<Values, DataType> {
         let dtype = column.dtype().clone();
-        let cast = |to: DataType| column.cast(&to).map_err(|_| dtype.clone());
+        let cast = |to: DataType| cast(column, &to).map_err(|_| dtype.clone());
         let found = match &dtype {
             DataType::Null => Some(Values::None),
             d if d.is_integer() => cast(DataType::Int64)?

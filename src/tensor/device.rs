@@ -35,7 +35,7 @@ pub fn open(place: Place) -> Result<Device> {
 /// Bytes that the device can still give, where it says so.
 pub fn free_memory(device: &Device) -> Option<usize> {
     match device {
-        Device::Cpu => crate::model::memory::available(),
+        Device::Cpu => crate::memory::available(),
         #[cfg(feature = "cuda-training")]
         Device::Cuda(card) => {
             let context = card.cuda_stream().context().clone();

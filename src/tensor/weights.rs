@@ -3,7 +3,8 @@
 use candle_core::{DType, Device, Tensor};
 
 use crate::error::Result;
-use crate::model::{Checkpoint, ModelConfig, memory};
+use crate::memory;
+use crate::model::{Checkpoint, ModelConfig};
 
 use super::attention::Heads;
 use super::device::free_memory;

@@ -11,10 +11,12 @@ use crate::dataset::embedded::{self, EMBEDDED};
 use crate::dataset::import::fingerprint;
 use crate::dataset::{Provenance, parquet, store};
 use crate::error::{Error, Result};
-use crate::table::parquet::Table;
+use crate::table::parquet::{Table, cast};
 
 use super::looping::is_looping;
 
+/// Bytes of a sample in memory, about.
+const ROW: usize = 32;
 /// No category, no group.
 pub const NONE: u32 = u32::MAX;
 
@@ -79,6 +81,7 @@ pub fn read(name: &Path) -> Result<Columns> {
     if table.rows() == 0 {
         return Err(wrong("holds no samples".into()));
     }
+    table.fits(ROW)?;
     if table.rows() >= NONE as usize {
         return Err(wrong("claims more than 4 billion samples".into()));
     }
@@ -134,8 +137,7 @@ impl Reading {
 
     fn batch(&mut self, begin: usize, frame: &DataFrame) -> std::result::Result<(), String> {
         let column = |name: &str, dtype: DataType| match frame.column(name) {
-            Ok(column) => column
-                .cast(&dtype)
+            Ok(column) => cast(column, &dtype)
                 .map(Some)
                 .map_err(|_| format!("has a column `{name}` that is not {dtype}")),
             Err(_) => Ok(None),
