@@ -6,6 +6,8 @@ pub mod evaluation;
 pub mod length_bins;
 pub mod predictor_metrics;
 pub mod quantile_metrics;
+#[cfg(test)]
+mod scipy_tests;
 pub mod spread;
 pub mod statistics;
 pub mod summary;
