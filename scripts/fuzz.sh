@@ -34,7 +34,7 @@ for reader in $readers; do
   while [ "$left" -gt 0 ]; do
     # What an input may take is counted by the program itself; this limit is of the whole
     # process, its corpus included.
-    { time "$program" "$corpus" -max_total_time="$left" -timeout=10 -rss_limit_mb=1024 \
+    { time "$program" "$corpus" -max_total_time="$left" -timeout=30 -rss_limit_mb=1024 \
       -max_len=262144 -print_final_stats=1 -artifact_prefix="target/fuzz/findings/$reader-" \
       >"$log" 2>&1 || touch "$corpus.found"; } 2>"$corpus.time"
     used=$(awk '{print int($1 + $2 + 1)}' "$corpus.time")

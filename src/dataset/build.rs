@@ -13,12 +13,17 @@ use crate::error::{Error, Result};
 use crate::instruction::Instruction;
 use crate::model::tokenizer::TextTokenizer;
 
+use super::appended::StoredSample;
 use super::assemble::{Assembly, Drawn};
 use super::plan::{Plan, PlannedSample, Sampler, instructions_sha256};
-use super::store::{Store, StoredSample};
+use super::store::Store;
 
 /// How often what was appended is made durable.
 pub(crate) const SYNC_EVERY: Duration = Duration::from_secs(2);
+
+/// Responses that wait to be written: more than a disk that stalls for seconds lets pile up. Were
+/// there no limit, one that is slower than the model would fill the memory.
+const WAITING: usize = 4096;
 
 /// What to sample, and how much at once.
 #[derive(Debug, Clone)]
@@ -123,8 +128,8 @@ pub fn build(
     }
     Ok(Built {
         resumed,
-        sampled: drawn.samples.len(),
-        path: assembly.finish(drawn.samples)?,
+        sampled: drawn.samples,
+        path: assembly.finish()?,
         stats: drawn.stats,
         elapsed: begun.elapsed(),
     })
@@ -174,7 +179,7 @@ impl Job<'_> {
                 .plan
                 .seed_of(&self.instructions[sample.instruction].id, *sample),
         });
-        let (sender, receiver) = mpsc::channel();
+        let (sender, receiver) = mpsc::sync_channel(WAITING);
         let (outcome, written) = std::thread::scope(|scope| {
             let writer = scope.spawn(|| self.write_all(chat.tokenizer(), store, receiver));
             let mut relay = Relay {
@@ -205,8 +210,8 @@ impl Job<'_> {
         tokenizer: &TextTokenizer,
         store: &mut Store,
         receiver: mpsc::Receiver<Response>,
-    ) -> Result<Vec<StoredSample>> {
-        let mut samples = Vec::new();
+    ) -> Result<usize> {
+        let mut samples = 0;
         let mut synced = Instant::now();
         for response in receiver {
             let planned = self.missing[response.id];
@@ -220,7 +225,7 @@ impl Job<'_> {
                 response: tokenizer.decode(&response.tokens)?,
             };
             store.append(&sample)?;
-            samples.push(sample);
+            samples += 1;
             if synced.elapsed() > SYNC_EVERY {
                 store.sync()?;
                 synced = Instant::now();
@@ -231,10 +236,10 @@ impl Job<'_> {
     }
 }
 
-/// Between the engine and the writing thread: sending never waits, so neither decoding nor a
-/// slow disk delays a step.
+/// Between the engine and the writing thread: sending hardly ever waits, so neither turning
+/// tokens to text nor a slow disk delays a step.
 struct Relay<'a> {
-    sender: mpsc::Sender<Response>,
+    sender: mpsc::SyncSender<Response>,
     progress: Progress,
     on_progress: &'a mut dyn FnMut(Progress) -> ControlFlow<()>,
 }

@@ -1,6 +1,7 @@
 //! The length dataset: a row a sampled response, with what is needed to trust it
 //! (seed, temperature, finish reason) and its provenance in the file's metadata.
 
+pub(crate) mod appended;
 pub(crate) mod assemble;
 pub mod build;
 pub mod card;
@@ -12,6 +13,7 @@ pub mod plan;
 pub mod store;
 mod writer;
 
+pub use appended::StoredSample;
 pub use writer::{DatasetWriter, Row};
 
 use serde::{Deserialize, Serialize};

@@ -81,15 +81,6 @@ pub struct PlannedSample {
     pub sample: u32,
 }
 
-/// Names a sample within its plan: instruction, bits of the temperature, index.
-pub(crate) type Key = (usize, u32, u32);
-
-impl PlannedSample {
-    pub(crate) fn key(self) -> Key {
-        (self.instruction, self.temperature.to_bits(), self.sample)
-    }
-}
-
 impl Plan {
     /// Whether the plan can be sampled at all.
     ///
@@ -136,6 +127,21 @@ impl Plan {
             }
         }
         all
+    }
+
+    /// The place of a sample in [`Plan::samples`]; none where the plan has no such sample.
+    pub fn place(&self, sample: PlannedSample) -> Option<usize> {
+        let count = |temperature: f32| match temperature {
+            0.0 => 1,
+            _ => self.samples as usize,
+        };
+        let bits = sample.temperature.to_bits();
+        let at = (self.temperatures.iter()).position(|t| t.to_bits() == bits)?;
+        let before: usize = self.temperatures[..at].iter().map(|t| count(*t)).sum();
+        let each: usize = self.temperatures.iter().map(|t| count(*t)).sum();
+        let index = sample.sample as usize;
+        let first = sample.instruction.checked_mul(each)?;
+        (index < count(sample.temperature)).then(|| first.checked_add(before + index))?
     }
 
     /// The seed of one sample: a hash of the plan's seed, the instruction's id, the

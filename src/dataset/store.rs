@@ -3,9 +3,6 @@
 //! the responses in flight and nothing else; two processes never write one folder. A finished
 //! dataset that more is asked of stays as it is until the larger one takes its place.
 
-use std::collections::HashSet;
-use std::fs::{File, OpenOptions};
-use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -15,32 +12,14 @@ use crate::error::{Error, Result};
 use crate::instruction::Instruction;
 use crate::persist::{self, Lock};
 
-use super::plan::{Plan, PlannedSample};
-use super::{FinishReason, LengthDataset, Sample};
+use super::appended::{Appending, StoredSample, each_appended};
+use super::plan::Plan;
+use super::{DatasetWriter, LengthDataset, Provenance, Sample};
 
 /// The finished dataset's file in the folder.
 pub const DATASET: &str = "dataset.parquet";
 const MANIFEST: &str = "manifest.json";
 pub(crate) const SAMPLES: &str = "samples.jsonl";
-
-/// A finished response as it is appended.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct StoredSample {
-    /// Index of the instruction in the plan's set.
-    pub instruction: usize,
-    /// 0 means greedy.
-    pub temperature: f32,
-    /// Index among those of one instruction and temperature.
-    pub sample: u32,
-    /// Length of the rendered prompt in tokens; 0 where a server does not tell.
-    pub prompt_tokens: u32,
-    /// Generated tokens, the end token included.
-    pub response_tokens: u32,
-    /// Whether it ended or was cut off.
-    pub finish_reason: FinishReason,
-    /// Its text.
-    pub response: String,
-}
 
 /// `manifest.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -71,23 +50,14 @@ pub struct Store {
     manifest: Manifest,
     /// The manifest as it is on the disk.
     written: Option<Manifest>,
-    /// Open for appending from the first sample on.
-    file: Option<File>,
+    appending: Appending,
     _lock: Lock,
-}
-
-/// What a folder holds already.
-#[derive(Debug, Default)]
-pub struct Existing {
-    /// The rows of the finished dataset, which the plan may ask more of.
-    pub finished: Vec<Sample>,
-    /// What was appended since.
-    pub appended: Vec<StoredSample>,
 }
 
 impl Store {
     /// Opens the folder `dir` for the build of `plan`, for `instructions`. `endpoint` is the
-    /// server's address where there is one. Nothing is written before [`Store::begin`].
+    /// server's address where there is one. Nothing is written before [`Store::begin`]. Also
+    /// gives the rows of the finished dataset, if one is there, of which the plan may ask more.
     ///
     /// # Errors
     /// A folder that another process writes, one begun by a plan that this one does not
@@ -97,7 +67,7 @@ impl Store {
         plan: &Plan,
         instructions: &[Instruction],
         endpoint: Option<&str>,
-    ) -> Result<(Store, Existing)> {
+    ) -> Result<(Store, Vec<Sample>)> {
         let lock = Lock::take(dir)?;
         let path = dir.join(MANIFEST);
         let mut manifest = Manifest {
@@ -108,7 +78,7 @@ impl Store {
             }),
             dataset_sha256: None,
         };
-        let mut existing = Existing::default();
+        let mut finished = Vec::new();
         let mut written = None;
         if path.exists() {
             let begun = read_manifest(&path)?;
@@ -118,11 +88,10 @@ impl Store {
             }
             let dataset = dir.join(DATASET);
             if dataset.exists() {
-                existing.finished = read_finished(dir)?.samples;
+                finished = read_finished(dir)?.samples;
                 // What asks for no more leaves it as it is.
                 manifest.dataset_sha256.clone_from(&begun.dataset_sha256);
             }
-            existing.appended = read_samples(&dir.join(SAMPLES))?;
             written = Some(begun);
         } else if dir.join(DATASET).exists() || dir.join(SAMPLES).exists() {
             return Err(Error::Usage(format!(
@@ -134,10 +103,10 @@ impl Store {
             dir: dir.to_path_buf(),
             manifest,
             written,
-            file: None,
+            appending: Appending::to(dir.join(SAMPLES)),
             _lock: lock,
         };
-        Ok((store, existing))
+        Ok((store, finished))
     }
 
     /// Writes the manifest unless it is there: from now on the folder is this plan's.
@@ -157,6 +126,11 @@ impl Store {
     /// The folder.
     pub fn dir(&self) -> &Path {
         &self.dir
+    }
+
+    /// Where samples are appended.
+    pub fn samples(&self) -> PathBuf {
+        self.appending.path().to_path_buf()
     }
 
     /// The server behind the dataset, if one is.
@@ -202,19 +176,7 @@ impl Store {
     /// # Errors
     /// If the disk is full or the file cannot be written.
     pub fn append(&mut self, sample: &StoredSample) -> Result<()> {
-        let path = self.dir.join(SAMPLES);
-        let mut line = serde_json::to_string(sample).unwrap_or_default();
-        line.push('\n');
-        let written = match &mut self.file {
-            Some(file) => file.write_all(line.as_bytes()),
-            None => open_whole_lines(&path)
-                .and_then(|file| self.file.insert(file).write_all(line.as_bytes())),
-        };
-        written.map_err(|e| {
-            // Whatever comes next must not be put after half a line.
-            self.file = None;
-            kept(&path, e)
-        })
+        self.appending.append(sample)
     }
 
     /// Makes what was appended durable.
@@ -222,30 +184,45 @@ impl Store {
     /// # Errors
     /// If the disk refuses.
     pub fn sync(&self) -> Result<()> {
-        let path = self.dir.join(SAMPLES);
-        let synced = self.file.as_ref().map_or(Ok(()), File::sync_data);
-        synced.map_err(|e| kept(&path, e))
+        self.appending.sync()
     }
 
-    /// Puts the finished dataset beside the manifest, in place of a smaller one that may be
-    /// there, and removes what it was built from.
+    /// Reads what was appended since the dataset was finished, one by one; `each` is told where
+    /// its line is.
+    ///
+    /// # Errors
+    /// A damaged line, and what `each` returns.
+    pub fn appended(&self, each: impl FnMut(u64, StoredSample) -> Result<()>) -> Result<()> {
+        each_appended(self.appending.path(), each)
+    }
+
+    /// Puts the finished dataset, whose rows `fill` writes, beside the manifest, in place of a
+    /// smaller one that may be there, and removes what it was built from.
     ///
     /// # Errors
     /// If the folder cannot be written.
-    pub fn finish(mut self, dataset: &LengthDataset) -> Result<PathBuf> {
+    pub fn finish(
+        mut self,
+        provenance: &Provenance,
+        fill: impl FnOnce(&mut DatasetWriter) -> Result<()>,
+    ) -> Result<PathBuf> {
         let path = self.dir.join(DATASET);
         // Between the two writes no hash is known: whichever dataset is there is whole.
         self.manifest.dataset_sha256 = None;
         self.begin()?;
-        dataset.write_parquet(&path).map_err(|e| match e {
+        let written = DatasetWriter::create(&path, provenance).and_then(|mut writer| {
+            fill(&mut writer)?;
+            writer.finish()
+        });
+        written.map_err(|e| match e {
             Error::Io { path, source } => kept(&path, source),
-            Error::Malformed { path, message } => {
+            Error::Malformed { path, message } if path == self.dir.join(DATASET) => {
                 let more = "every sample is kept: the same command tries again";
                 Error::malformed(path, format!("{message}; {more}"))
             }
             other => other,
         })?;
-        self.file = None;
+        self.appending.close();
         self.seal()?;
         self.tidy()?;
         Ok(path)
@@ -257,16 +234,16 @@ impl Store {
     /// # Errors
     /// If the folder cannot be written.
     pub fn tidy(&self) -> Result<()> {
-        let samples = self.dir.join(SAMPLES);
-        match std::fs::remove_file(&samples) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io(&samples, e)),
+        let samples = self.appending.path();
+        match std::fs::remove_file(samples) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io(samples, e)),
             _ => Ok(()),
         }
     }
 }
 
 /// An error of a write after which everything before it is still there.
-fn kept(path: &Path, error: std::io::Error) -> Error {
+pub(super) fn kept(path: &Path, error: std::io::Error) -> Error {
     let message = format!(
         "{error}; what was sampled before is kept: make room, and the same command continues"
     );
@@ -328,66 +305,4 @@ pub(crate) fn refuse_differences(
         dir.display(),
         differences.join(", ")
     )))
-}
-
-/// Opens for appending. A line cut off by a kill or a full disk is no sample and goes.
-fn open_whole_lines(path: &Path) -> std::io::Result<File> {
-    let file = OpenOptions::new()
-        .read(true)
-        .append(true)
-        .create(true)
-        .open(path)?;
-    let mut reader = BufReader::new(&file);
-    let (mut whole, mut line) = (0, Vec::new());
-    loop {
-        line.clear();
-        let read = reader.read_until(b'\n', &mut line)?;
-        if read == 0 || line.last() != Some(&b'\n') {
-            break;
-        }
-        whole += read as u64;
-    }
-    file.set_len(whole)?;
-    Ok(file)
-}
-
-/// The samples in the file's whole lines; none where there is no file.
-pub(crate) fn read_samples(path: &Path) -> Result<Vec<StoredSample>> {
-    let file = match File::open(path) {
-        Ok(file) => file,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(e) => return Err(Error::io(path, e)),
-    };
-    let mut reader = BufReader::new(file);
-    let mut samples = Vec::new();
-    let mut seen = HashSet::new();
-    let mut line = Vec::new();
-    for number in 1.. {
-        line.clear();
-        let read = reader
-            .read_until(b'\n', &mut line)
-            .map_err(|e| Error::io(path, e))?;
-        if read == 0 || line.last() != Some(&b'\n') {
-            break;
-        }
-        let sample: StoredSample = serde_json::from_slice(&line).map_err(|e| {
-            let remedy = "delete that line, and its sample is drawn again";
-            Error::malformed(path, format!("line {number} is damaged ({e}): {remedy}"))
-        })?;
-        if seen.insert(sample.place().key()) {
-            samples.push(sample);
-        }
-    }
-    Ok(samples)
-}
-
-impl StoredSample {
-    /// Which of the plan's samples this is.
-    pub fn place(&self) -> PlannedSample {
-        PlannedSample {
-            instruction: self.instruction,
-            temperature: self.temperature,
-            sample: self.sample,
-        }
-    }
 }

@@ -7,10 +7,10 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
+use crate::dataset::appended::StoredSample;
 use crate::dataset::assemble::{Assembly, Drawn};
 use crate::dataset::build::{BuildOptions, Built, Progress, SYNC_EVERY};
 use crate::dataset::plan::{Plan, PlannedSample, Sampler};
-use crate::dataset::store::StoredSample;
 use crate::error::{Error, Result};
 use crate::instruction::Instruction;
 
@@ -61,7 +61,7 @@ pub fn build(
     if let Err(error) = run.all(&mut assembly, &mut drawn, progress, on_progress) {
         return Err(match error {
             Error::Endpoint(why) => {
-                let kept = assembly.kept(drawn.samples.len());
+                let kept = assembly.kept(drawn.samples);
                 Error::Endpoint(format!("{why}; {kept}"))
             }
             other => other,
@@ -69,8 +69,8 @@ pub fn build(
     }
     Ok(Built {
         resumed,
-        sampled: drawn.samples.len(),
-        path: assembly.finish(drawn.samples)?,
+        sampled: drawn.samples,
+        path: assembly.finish()?,
         stats: drawn.stats,
         elapsed: begun.elapsed(),
     })
@@ -134,7 +134,8 @@ impl Run<'_> {
         on_progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
     ) -> Result<()> {
         let threads = self.endpoint.concurrency().min(self.missing.len());
-        let (sender, receiver) = mpsc::channel();
+        // An answer a thread may wait to be stored; what asks waits then.
+        let (sender, receiver) = mpsc::sync_channel(threads.max(1));
         std::thread::scope(|scope| {
             for id in 0..threads {
                 let sender = sender.clone();
@@ -151,7 +152,7 @@ impl Run<'_> {
         })
     }
 
-    fn ask(&self, sender: &mpsc::Sender<Delivery>) {
+    fn ask(&self, sender: &mpsc::SyncSender<Delivery>) {
         while !self.stop.load(Ordering::Relaxed) {
             let index = self.next.fetch_add(1, Ordering::Relaxed);
             let Some(sample) = self.missing.get(index) else {
@@ -195,7 +196,7 @@ impl Run<'_> {
                 self.stop.store(true, Ordering::Relaxed);
                 first_error.get_or_insert(error);
             }
-            progress.done = progress.total - self.missing.len() + drawn.samples.len();
+            progress.done = progress.total - self.missing.len() + drawn.samples;
             progress.tokens = drawn.stats.generated_tokens;
             if on_progress(progress).is_break() {
                 self.stop.store(true, Ordering::Relaxed);
@@ -234,7 +235,7 @@ impl Run<'_> {
         };
         assembly.store().append(&sample)?;
         drawn.stats.generated_tokens += answer.completion_tokens as usize;
-        drawn.samples.push(sample);
+        drawn.samples += 1;
         Ok(())
     }
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use lenaware::dataset::store::StoredSample;
+use lenaware::dataset::StoredSample;
 use lenaware::dataset::{LengthDataset, Sample};
 
 use crate::{lenaware, model, refusal, succeed, succeed_json, text};

@@ -185,7 +185,7 @@ impl Place {
             "gguf" => &["seed.gguf"],
             "safetensors" => &["model/model.safetensors"],
             "torch-bin" => &["torch/pytorch_model-00002-of-00002.bin"],
-            "model-config" => &["model/config.json", "torch/config.json"],
+            "model-config" => &["model/config.json"],
             "tokenizer-json" => &["model/tokenizer.json"],
             "tokenizer-model" => &["torch/tokenizer.model"],
             "peft-config" => &["adapter/adapter_config.json"],

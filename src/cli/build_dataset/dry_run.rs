@@ -1,10 +1,12 @@
 //! `build-dataset --dry-run`: what would be sampled, and about how long that takes.
 
+use std::collections::HashSet;
 use std::path::Path;
 
 use serde_json::json;
 
 use crate::dataset::LengthDataset;
+use crate::dataset::appended::each_appended;
 use crate::dataset::build::BuildOptions;
 use crate::dataset::embedded::embedded;
 use crate::dataset::plan::{Plan, Sampler};
@@ -174,7 +176,17 @@ fn kept(dir: &Path) -> Result<usize> {
         path if path.exists() => LengthDataset::read_parquet(&path)?.samples.len(),
         _ => 0,
     };
-    Ok(finished + store::read_samples(&dir.join(store::SAMPLES))?.len())
+    let mut appended = HashSet::new();
+    each_appended(&dir.join(store::SAMPLES), |_, stored| {
+        let sample = stored.planned();
+        appended.insert((
+            sample.instruction,
+            sample.temperature.to_bits(),
+            sample.sample,
+        ));
+        Ok(())
+    })?;
+    Ok(finished + appended.len())
 }
 
 /// Shortest, mean and longest prompt in tokens.
