@@ -23,7 +23,7 @@ pub(crate) const SYNC_EVERY: Duration = Duration::from_secs(2);
 
 /// Responses that wait to be written: more than a disk that stalls for seconds lets pile up. Were
 /// there no limit, one that is slower than the model would fill the memory.
-const WAITING: usize = 4096;
+const WAITING: usize = 1024;
 
 /// What to sample, and how much at once.
 #[derive(Debug, Clone)]
