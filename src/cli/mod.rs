@@ -29,7 +29,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use crate::engine::Place;
 use crate::error::{Error, Result, tame};
 use crate::kernel::Team;
-use crate::model::Precision;
+use crate::model::{Precision, chat_template};
 use crate::predictor::Workshop;
 
 /// What to type first: `--help` ends with it.
@@ -111,6 +111,7 @@ enum Command {
 
 /// Runs the process's command line.
 pub fn main() -> ExitCode {
+    chat_template::serve_if_asked();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {

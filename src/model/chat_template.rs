@@ -4,10 +4,12 @@
 //! methods, `raise_exception`, `strftime_now`. The last gives one fixed day, the one Llama 3's
 //! own template falls back to: a prompt, and with it a response, must not depend on the date.
 
-use std::path::{Path, PathBuf};
+mod apart;
+mod rendering;
 
-use minijinja::syntax::SyntaxConfig;
-use minijinja::{Environment, ErrorKind, context};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
 use serde_json::Value;
 
 use crate::digest::sha256_bytes;
@@ -15,22 +17,30 @@ use crate::error::{Error, Result};
 
 use super::built_in_templates as built_in;
 use super::gguf::GgufModel;
-use super::source::{ModelFiles, WeightFiles, one_line, optional_json};
+use super::source::{ModelFiles, WeightFiles, optional_json};
 use super::tokenizer::TextTokenizer;
 
-/// Steps a template may take; real ones take some hundreds.
-const FUEL: u64 = 1_000_000;
+pub use apart::{render_by, serve_if_asked};
+
+use apart::Apart;
+use rendering::Rendering;
 
 /// A compiled chat template.
 #[derive(Debug, Clone)]
 pub struct ChatTemplate {
-    environment: Environment<'static>,
+    renderer: Renderer,
     source: String,
     origin: PathBuf,
     bos_token: String,
-    eos_token: String,
     /// Whether a prompt must begin with `bos_token` even where the template writes none.
     ensures_bos: bool,
+}
+
+/// Where it is rendered.
+#[derive(Debug, Clone)]
+enum Renderer {
+    Here(Box<Rendering>),
+    Apart(Arc<Apart>),
 }
 
 impl ChatTemplate {
@@ -95,30 +105,23 @@ impl ChatTemplate {
     }
 
     fn new(source: String, origin: &Path, parts: Parts) -> Result<ChatTemplate> {
-        let bad = |e: minijinja::Error| failed(origin, e);
-        let mut environment = Environment::new();
-        let syntax = SyntaxConfig::builder()
-            .trim_blocks(true)
-            .lstrip_blocks(true)
-            .build()
-            .map_err(bad)?;
-        environment.set_syntax(syntax);
-        environment.set_fuel(Some(FUEL));
-        environment
-            .set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-        environment.add_function("raise_exception", |message: String| {
-            Err::<String, _>(minijinja::Error::new(ErrorKind::InvalidOperation, message))
-        });
-        environment.add_function("strftime_now", strftime_fixed);
-        environment
-            .add_template_owned("chat", source.clone())
-            .map_err(bad)?;
+        let bos_token = parts.bos_token.unwrap_or_default();
+        let eos_token = parts.eos_token.unwrap_or_default();
+        // Those that come with this program hurt nobody.
+        let known = built_in::NAMES
+            .iter()
+            .any(|name| built_in::source(name) == Some(&source));
+        let renderer = match apart::is_possible() && !known {
+            true => Apart::new(&source, &bos_token, &eos_token)
+                .map(|apart| Renderer::Apart(Arc::new(apart))),
+            false => Rendering::new(&source, &bos_token, &eos_token)
+                .map(|rendering| Renderer::Here(Box::new(rendering))),
+        };
         Ok(ChatTemplate {
-            environment,
+            renderer: renderer.map_err(|why| failed(origin, &why))?,
             source,
             origin: origin.to_path_buf(),
-            bos_token: parts.bos_token.unwrap_or_default(),
-            eos_token: parts.eos_token.unwrap_or_default(),
+            bos_token,
             ensures_bos: parts.ensures_bos,
         })
     }
@@ -131,19 +134,11 @@ impl ChatTemplate {
     /// # Errors
     /// The template refuses, or does not end.
     pub fn render(&self, instruction: &str) -> Result<String> {
-        let message = context! { role => "user", content => instruction };
-        let text = self
-            .environment
-            .get_template("chat")
-            .and_then(|template| {
-                template.render(context! {
-                    messages => [message],
-                    add_generation_prompt => true,
-                    bos_token => &self.bos_token,
-                    eos_token => &self.eos_token,
-                })
-            })
-            .map_err(|e| failed(&self.origin, e))?;
+        let text = match &self.renderer {
+            Renderer::Here(rendering) => rendering.render(instruction),
+            Renderer::Apart(apart) => apart.render(instruction),
+        };
+        let text = text.map_err(|why| failed(&self.origin, &why))?;
         let bos = self.bos_token.as_str();
         if bos.is_empty() {
             return Ok(text);
@@ -166,18 +161,8 @@ impl ChatTemplate {
     }
 }
 
-fn failed(origin: &Path, error: minijinja::Error) -> Error {
-    Error::malformed(
-        origin,
-        format!("its chat template does not work ({})", one_line(error)),
-    )
-}
-
-/// Formats the fixed day, 26 July 2024.
-fn strftime_fixed(format: String) -> std::result::Result<String, minijinja::Error> {
-    let day = jiff::civil::date(2024, 7, 26).at(0, 0, 0, 0);
-    jiff::fmt::strtime::format(format, day)
-        .map_err(|e| minijinja::Error::new(ErrorKind::InvalidOperation, e.to_string()))
+fn failed(origin: &Path, why: &str) -> Error {
+    Error::malformed(origin, format!("its chat template does not work ({why})"))
 }
 
 /// A Jinja file of the user's choice.

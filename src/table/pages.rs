@@ -11,6 +11,10 @@ use polars_parquet_format::{PageHeader, PageType};
 
 /// A page of texts may become so many bytes. Writers make pages of 1 MB, DuckDB of up to 100 MB.
 const TEXTS: usize = 128 << 20;
+/// And no more than so many times what it is compressed, beyond this: texts that repeat one another
+/// are written once.
+const COMPRESSION: usize = 64;
+const SMALL: usize = 4 << 20;
 /// What the pages of numbers may have beside 16 bytes a value: levels, dictionaries' widths.
 const BESIDE: usize = 1 << 16;
 
@@ -71,7 +75,10 @@ fn of_chunk(file: &[u8], chunk: &ColumnChunkMetadata, rows: usize) -> Result<(),
         }
         let takes = count(header.uncompressed_page_size)?;
         let limit = match chunk.physical_type() {
-            PhysicalType::ByteArray => TEXTS,
+            PhysicalType::ByteArray => {
+                let compressed = count(header.compressed_page_size)?;
+                compressed.saturating_mul(COMPRESSION).clamp(SMALL, TEXTS)
+            }
             _ => inside.saturating_mul(16).saturating_add(BESIDE),
         };
         // Even an empty text has its length in a dictionary.

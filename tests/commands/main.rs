@@ -6,6 +6,7 @@ mod arrivals;
 mod bad_files;
 mod bad_input;
 mod bad_model;
+mod bad_template;
 mod build_dataset;
 mod card;
 mod chat_server;

@@ -11,11 +11,6 @@ use crate::readers::Reader;
 
 /// Memory that any input may take beside twice its size.
 const MEMORY: usize = 200 << 20;
-/// Readers of Parquet among others: the library reserves what a page's header claims, up to
-/// 2 GiB, before it sees that there is less. None of that is touched, so what is really taken is
-/// left to libFuzzer's limit.
-const RESERVING: [&str; 3] = ["dataset", "instructions", "traces"];
-const RESERVED: usize = 4 << 30;
 /// Characters of a refusal.
 const REFUSAL: usize = 2000;
 
@@ -39,11 +34,7 @@ pub fn hush() {
 
 /// Has `reader` read `bytes`; where it may not go on, says why.
 pub fn check(place: &Place, reader: &Reader, bytes: &[u8]) -> Result<(), String> {
-    let reserved = match RESERVING.contains(&reader.name) {
-        true => RESERVED,
-        false => 0,
-    };
-    ALLOCATOR.limit(MEMORY + reserved + 2 * bytes.len());
+    ALLOCATOR.limit(MEMORY + 2 * bytes.len());
     READING.store(true, Ordering::Relaxed);
     let outcome = catch_unwind(AssertUnwindSafe(|| (reader.read)(place, bytes)));
     READING.store(false, Ordering::Relaxed);

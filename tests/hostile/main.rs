@@ -20,6 +20,7 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
 use guard::check;
+use lenaware::model::chat_template;
 use place::Place;
 use readers::READERS;
 
@@ -32,11 +33,11 @@ const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 /// An input that is read for longer ends the process.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Spoilt inputs a reader; drawing figures and asking a server take long.
+/// Spoilt inputs a reader; drawing figures, asking a server and rendering apart take long.
 fn rounds(reader: &str) -> usize {
     match reader {
         "results" => 40,
-        "endpoint" | "predictor" => 200,
+        "endpoint" | "predictor" | "chat-template" => 200,
         _ => 600,
     }
 }
@@ -75,6 +76,7 @@ fn keep(reader: &str, bytes: &[u8]) -> std::path::PathBuf {
 fn no_file_gets_the_better_of_its_reader() {
     guard::hush();
     watch();
+    chat_template::render_by(env!("CARGO_BIN_EXE_lenaware").into());
     let place = Place::new();
     let mut failures = Vec::new();
     for reader in &READERS {

@@ -34,6 +34,7 @@ const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
 static PLACE: OnceLock<(Place, &Reader)> = OnceLock::new();
 
 fn begin() -> (Place, &'static Reader) {
+    lenaware::model::chat_template::serve_if_asked();
     let name = std::env::var("LENAWARE_READER").unwrap_or_default();
     let Some(reader) = READERS.iter().find(|reader| reader.name == name) else {
         let names: Vec<&str> = READERS.iter().map(|reader| reader.name).collect();
