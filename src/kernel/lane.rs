@@ -212,18 +212,21 @@ macro_rules! instantiate {
             #[target_feature(enable = "avx512f,avx512bf16")]
             #[allow(clippy::too_many_arguments)]
             unsafe fn avx512_bf16($($arg: $type),*) $(-> $ret)? {
+                // SAFETY: the caller's promise is passed on.
                 unsafe { $kernel::<$crate::kernel::lane::Avx512<true>>($($arg),*) }
             }
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx512f")]
             #[allow(clippy::too_many_arguments)]
             unsafe fn avx512($($arg: $type),*) $(-> $ret)? {
+                // SAFETY: the caller's promise is passed on.
                 unsafe { $kernel::<$crate::kernel::lane::Avx512<false>>($($arg),*) }
             }
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx2,fma")]
             #[allow(clippy::too_many_arguments)]
             unsafe fn avx2($($arg: $type),*) $(-> $ret)? {
+                // SAFETY: the caller's promise is passed on.
                 unsafe { $kernel::<$crate::kernel::lane::Portable>($($arg),*) }
             }
             // SAFETY: each instantiation runs only where its instruction set was detected;
@@ -259,6 +262,7 @@ mod tests {
     use super::*;
 
     unsafe fn exp_into<L: Lane>(from: *const f32, to: *mut f32) {
+        // SAFETY: both are lanes, as is promised.
         unsafe { L::load(from).exp().store(to) }
     }
     instantiate! { unsafe fn exp_of = exp_into(from: *const f32, to: *mut f32) }
@@ -272,6 +276,7 @@ mod tests {
             let mut bits: Vec<[u32; WIDTH]> = Vec::new();
             for isa in isas_to_test() {
                 let mut out = [0.0; WIDTH];
+                // SAFETY: both are lanes.
                 unsafe { exp_of(isa, xs.as_ptr(), out.as_mut_ptr()) };
                 for (x, e) in xs.iter().zip(out) {
                     let truth = f64::from(*x).exp();
@@ -283,6 +288,7 @@ mod tests {
         }
         assert!(worst < 2e-7, "{worst}");
         let mut out = [1.0; WIDTH];
+        // SAFETY: both are lanes.
         unsafe {
             exp_of(
                 Isa::detect(),

@@ -27,6 +27,7 @@ struct Shared {
 // SAFETY: `job` is written only by the thread that holds the team's lock while no worker runs
 // (remaining == 0), and read by workers only after the epoch moved.
 unsafe impl Sync for Shared {}
+// SAFETY: as above.
 unsafe impl Send for Shared {}
 
 /// `threads` threads, the caller among them, that run one closure together.
@@ -203,10 +204,12 @@ fn work(shared: &Shared, id: usize) {
         }
         // SAFETY: the epoch moved, so the job was written before and stays until this
         // worker has counted itself done.
-        if let Some(job) = unsafe { *shared.job.get() }
-            && catch_unwind(AssertUnwindSafe(|| unsafe { (*job)(id) })).is_err()
-        {
-            shared.panicked.store(true, Ordering::Relaxed);
+        if let Some(job) = unsafe { *shared.job.get() } {
+            // SAFETY: as above: whoever gave the job waits for this worker.
+            let run = || unsafe { (*job)(id) };
+            if catch_unwind(AssertUnwindSafe(run)).is_err() {
+                shared.panicked.store(true, Ordering::Relaxed);
+            }
         }
         shared.remaining.fetch_sub(1, Ordering::Release);
     }

@@ -36,6 +36,7 @@ struct Pool {
 // SAFETY: whoever writes through the pointer sees to it that no one else uses that position
 // (see `Pages::write`), or has the cache for itself.
 unsafe impl Send for Pool {}
+// SAFETY: as above.
 unsafe impl Sync for Pool {}
 
 #[derive(Default)]

@@ -197,6 +197,7 @@ impl LowRank {
             let rows = ROWS.min(n - start);
             // SAFETY: each chunk of rows is one call's.
             let inner = unsafe { inner.slice(start * width, rows * width) };
+            // SAFETY: as above.
             let y = unsafe { y.slice(start * y_row, rows * y_row) };
             let x = &x[start * from..(start + rows) * from];
             CHUNK.with_borrow_mut(|copy| {
@@ -262,6 +263,7 @@ impl LowRank {
             let size = (rows, width, to);
             multiply(size, dy, b, self.scaling, Then::Store, d_inner, width);
             if let Some(dx) = &dx {
+                // SAFETY: as above.
                 let dx = unsafe { dx.slice(start * from, rows * from) };
                 let (d, a) = (Matrix::rows(d_inner, width), Matrix::rows(a, from));
                 if dropout.is_on() {
@@ -278,6 +280,7 @@ impl LowRank {
                 }
             }
             if dropout.is_on() {
+                // SAFETY: as above.
                 let copy = unsafe { dropped.slice(start * from, rows * from) };
                 copy.copy_from_slice(&x[start * from..(start + rows) * from]);
                 for (i, row) in copy.chunks_exact_mut(from).enumerate() {

@@ -1,5 +1,13 @@
 //! The AVX-512 form of a lane.
 
+#![expect(
+    clippy::undocumented_unsafe_blocks,
+    reason = "one reason for all: a value of `Avx512` is only made and used in kernels that run \
+              after AVX-512F was detected (`Isa::detect`); that pointers can be read or written \
+              is the caller's promise. Held against plain Rust, bit for bit, by the tests of \
+              `lane` and of every kernel"
+)]
+
 use std::arch::x86_64::*;
 
 use super::{Lane, WIDTH};
@@ -9,8 +17,6 @@ use super::{Lane, WIDTH};
 #[derive(Clone, Copy)]
 pub struct Avx512<const BF16: bool>(__m512);
 
-// SAFETY of every block below: `Avx512` values are only made and used inside kernels that
-// run after AVX-512F was detected (see `Isa::detect`); pointers are the caller's promise.
 impl<const BF16: bool> Lane for Avx512<BF16> {
     const IS_REGISTER: bool = true;
 
