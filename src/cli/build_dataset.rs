@@ -178,11 +178,20 @@ fn from_engine(
         show_prompt(global, &chat, &instructions[0])?;
         return Ok(None);
     }
-    progress::detail(
+    let a_token = chat.model().kv_bytes_per_token() as f64 / 1e9;
+    let most = (options.slots * options.max_new_tokens as usize) as f64;
+    let free = chat.model().free_memory();
+    let free = free.map_or(String::new(), |b| {
+        format!("; {:.1} GB are free", b as f64 / 1e9)
+    });
+    progress::say(
         global,
         &format!(
-            "the KV cache takes {:.2} GB for every 16 slots of 1,000 tokens",
-            16_000.0 * chat.model().kv_bytes_per_token() as f64 / 1e9
+            "memory: keys and values of {} sequences take up to {:.2} GB, and {:.3} GB for every \
+             1,000 tokens of prompts{free}",
+            options.slots,
+            most * a_token,
+            1000.0 * a_token
         ),
     );
     sample(global, &chat, instructions, options, &arguments.out).map(Some)

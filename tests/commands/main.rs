@@ -32,6 +32,7 @@ mod no_model;
 mod pandas;
 mod provenance;
 mod readme;
+mod threads;
 mod tiny_model;
 mod tune;
 mod words;

@@ -24,8 +24,13 @@ pub fn prepared() -> tempfile::TempDir {
 }
 
 pub fn finetune(dir: &Path, flags: &str) -> std::process::Command {
+    finetune_with(dir, 2, flags)
+}
+
+pub fn finetune_with(dir: &Path, threads: usize, flags: &str) -> std::process::Command {
     let mut command = lenaware(dir);
-    command.args("--json --threads 2 finetune --chat-template chatml".split(' '));
+    command.args(["--json", "--threads", &threads.to_string()]);
+    command.args("finetune --chat-template chatml".split(' '));
     command.args(TUNE.split_whitespace());
     command.args(flags.split_whitespace());
     command

@@ -15,7 +15,8 @@ use crate::engine::Place;
 use crate::error::{Error, Result};
 use crate::execute::StepTimeModel;
 use crate::instruction::Instruction;
-use crate::model::{ChatTemplate, ModelFiles, TextTokenizer, resolve};
+use crate::memory;
+use crate::model::{ChatTemplate, Checkpoint, ModelFiles, TextTokenizer, resolve};
 use crate::report::wording::grouped;
 
 use super::super::{Global, ablate::about};
@@ -35,6 +36,8 @@ struct Outlook {
     /// New tokens if all answers are as long as the recorded ones on average.
     expected_tokens: Option<f64>,
     estimated_s: Option<f64>,
+    /// Bytes of weights, and of the most keys and values; none where they are not this machine's.
+    memory: Option<(usize, usize)>,
     /// Why the model's files are not there; they would be fetched.
     model_missing: Option<String>,
 }
@@ -68,6 +71,10 @@ pub(super) fn dry_run(
                 "most_tokens": most,
                 "expected_tokens": outlook.expected_tokens,
                 "estimated_s": outlook.estimated_s,
+                "memory": outlook.memory.map(|(weights, cache)| {
+                    json!({"weights_bytes": weights, "kv_cache_bytes": cache,
+                        "free_bytes": memory::available()})
+                }),
             })
         );
         return Ok(());
@@ -95,6 +102,16 @@ pub(super) fn dry_run(
         println!("prompts have {min} to {max} tokens, {mean:.0} on average");
     }
     println!("at most {} new tokens", count(most));
+    if let Some((weights, cache)) = outlook.memory {
+        let gb = |bytes: usize| format!("{:.2} GB", bytes as f64 / 1e9);
+        let free = memory::available().map_or(String::new(), |b| format!("; {} are free", gb(b)));
+        println!(
+            "memory: weights {}, keys and values of {} sequences up to {}{free}",
+            gb(weights),
+            options.slots,
+            gb(cache)
+        );
+    }
     if let (Some(tokens), Some(seconds)) = (outlook.expected_tokens, outlook.estimated_s) {
         println!(
             "with answers as long as the recorded ones: {} tokens, about {} by the step times of \
@@ -159,6 +176,16 @@ fn outlook(
         .map(|files| prompts(files, instructions))
         .transpose()?;
     let expected = expected(&plan, options, planned - kept, prompts)?;
+    let memory = match (place, &files, prompts) {
+        (Place::Cpu, Some(files), Some((.., longest))) => {
+            let precision = arguments.dtype.precision();
+            let config = Checkpoint::load(files)?.config;
+            let capacity = longest + options.max_new_tokens as usize;
+            let cache = options.slots * capacity * config.kv_bytes_per_token(precision.cache);
+            Some((config.packed_bytes(precision.products, 1.0), cache))
+        }
+        _ => None,
+    };
     Ok(Outlook {
         plan,
         planned,
@@ -166,6 +193,7 @@ fn outlook(
         prompts,
         expected_tokens: expected.map(|(tokens, _)| tokens),
         estimated_s: expected.map(|(_, seconds)| seconds),
+        memory,
         model_missing,
     })
 }
