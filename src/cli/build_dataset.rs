@@ -219,6 +219,13 @@ fn from_endpoint(
     if !arguments.show_prompt {
         let url = endpoint.address().of("chat/completions");
         progress::say(global, &format!("asking {url}"));
+        if endpoint.sends_key_in_the_clear() {
+            progress::say(
+                global,
+                "the API key is sent unencrypted, and whoever is on the way can read it: ask over \
+                 https, or through a tunnel (ssh -L)",
+            );
+        }
     }
     let bar = progress::bar(global, 0, "samples");
     let notices = Notices::new(global, &bar);

@@ -30,6 +30,9 @@ impl Address {
                 "--endpoint {why}: give it like http://localhost:8000/v1"
             )))
         };
+        if url.chars().any(char::is_control) {
+            return refuse("has control characters in it");
+        }
         if url.contains('@') {
             return refuse(
                 "holds a user name or a password, which would end up in logs (put a key into an \
@@ -80,6 +83,22 @@ impl Address {
         format!("{}/{path}", self.base)
     }
 
+    /// Whether what is sent can be read on its way: it is not encrypted, and leaves this machine.
+    pub fn is_in_the_clear(&self) -> bool {
+        let Some(authority) = self.origin.strip_prefix("http://") else {
+            return false;
+        };
+        let host = match authority.parse::<ureq::http::uri::Authority>() {
+            Ok(authority) => authority.host().trim_matches(['[', ']']).to_lowercase(),
+            Err(_) => return true,
+        };
+        let here = match host.parse::<std::net::IpAddr>() {
+            Ok(address) => address.is_loopback(),
+            Err(_) => host == "localhost" || host.ends_with(".localhost"),
+        };
+        !here
+    }
+
     /// Scheme, host and port: all that datasets keep.
     pub fn origin(&self) -> &str {
         &self.origin
@@ -121,6 +140,25 @@ mod tests {
             ("http://[::1]:80/vllm", "http://[::1]:80/vllm/v1/models"),
         ] {
             assert_eq!(Address::parse(url).unwrap().of("models"), expected);
+        }
+    }
+
+    #[test]
+    fn what_leaves_the_machine_unencrypted_is_known() {
+        for (url, expected) in [
+            ("localhost:8000", false),
+            ("http://127.3.2.1", false),
+            ("http://[::1]:80", false),
+            ("https://api.example.com", false),
+            ("http://10.0.0.7:8000/v1", true),
+            ("http://localhost.example.com", true),
+            ("http://127.0.0.1.example.com", true),
+        ] {
+            assert_eq!(
+                Address::parse(url).unwrap().is_in_the_clear(),
+                expected,
+                "{url}"
+            );
         }
     }
 

@@ -1,6 +1,7 @@
 //! Building a length dataset from a server's answers: many requests in flight, each answer
 //! stored as it comes.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -18,6 +19,35 @@ use super::{Answer, ChatRequest, Endpoint, Message, NoAnswer};
 
 /// Progress is told at least this often.
 const TICK: Duration = Duration::from_millis(100);
+
+/// So many instructions in a row with one answer are told of.
+const SAME: usize = 8;
+/// Shorter answers may well be the same (yes, no, a number).
+const TELLING: usize = 64;
+
+/// Instructions in a row whose answers are the same.
+#[derive(Default)]
+struct Repeats {
+    hash: u64,
+    last: usize,
+    instructions: usize,
+}
+
+impl Repeats {
+    /// How many there are with this one.
+    fn note(&mut self, instruction: usize, text: &str) -> usize {
+        let mut hasher = DefaultHasher::new();
+        text.hash(&mut hasher);
+        let hash = hasher.finish();
+        if text.len() < TELLING || hash != self.hash {
+            self.instructions = usize::from(text.len() >= TELLING);
+        } else if instruction != self.last {
+            self.instructions += 1;
+        }
+        (self.hash, self.last) = (hash, instruction);
+        self.instructions
+    }
+}
 
 /// The answer to `missing[index]`, or why there is none.
 type Delivery = (usize, std::result::Result<Answer, NoAnswer>);
@@ -53,12 +83,18 @@ pub fn build(
         notice,
     };
     let mut drawn = Drawn::default();
+    let mut repeats = Repeats::default();
     let progress = Progress {
         done: resumed,
         total: resumed + missing.len(),
         tokens: 0,
     };
-    if let Err(error) = run.all(&mut assembly, &mut drawn, progress, on_progress) {
+    if let Err(error) = run.all(
+        &mut assembly,
+        (&mut drawn, &mut repeats),
+        progress,
+        on_progress,
+    ) {
         return Err(match error {
             Error::Endpoint(why) => {
                 let kept = assembly.kept(drawn.samples);
@@ -129,7 +165,7 @@ impl Run<'_> {
     fn all(
         &self,
         assembly: &mut Assembly<'_>,
-        drawn: &mut Drawn,
+        drawn: (&mut Drawn, &mut Repeats),
         progress: Progress,
         on_progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
     ) -> Result<()> {
@@ -176,7 +212,7 @@ impl Run<'_> {
         &self,
         receiver: &Receiver<Delivery>,
         assembly: &mut Assembly<'_>,
-        drawn: &mut Drawn,
+        (drawn, repeats): (&mut Drawn, &mut Repeats),
         mut progress: Progress,
         on_progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
     ) -> Result<()> {
@@ -184,7 +220,12 @@ impl Run<'_> {
         let mut synced = Instant::now();
         loop {
             let mut kept = match receiver.recv_timeout(TICK) {
-                Ok((index, answer)) => self.keep(index, answer, assembly, drawn),
+                Ok((index, answer)) => {
+                    if let Ok(answer) = &answer {
+                        self.compare(index, answer, repeats);
+                    }
+                    self.keep(index, answer, assembly, drawn)
+                }
                 Err(RecvTimeoutError::Timeout) => Ok(()),
                 Err(RecvTimeoutError::Disconnected) => break,
             };
@@ -203,6 +244,18 @@ impl Run<'_> {
             }
         }
         first_error.map_or_else(|| assembly.store().sync(), Err)
+    }
+
+    /// Says so where many instructions in a row have one answer. It may be true, as of a model
+    /// that refuses them all, so that nothing is refused here.
+    fn compare(&self, index: usize, answer: &Answer, repeats: &mut Repeats) {
+        let instruction = self.missing[index].instruction;
+        if repeats.note(instruction, &answer.content) >= SAME {
+            (self.notice)(
+                "the server gives many instructions in a row the same answer: is something in \
+                 between that keeps answers, or is the prompt not looked at?",
+            );
+        }
     }
 
     fn keep(
@@ -237,5 +290,23 @@ impl Run<'_> {
         drawn.stats.generated_tokens += answer.completion_tokens as usize;
         drawn.samples += 1;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_one_long_answer_to_many_instructions_counts() {
+        let long = "the same ".repeat(20);
+        let mut repeats = Repeats::default();
+        let counts: Vec<usize> = (0..5).map(|i| repeats.note(i, &long)).collect();
+        assert_eq!(counts, [1, 2, 3, 4, 5]);
+        // Samples of one instruction may agree, and so may short answers.
+        assert_eq!(repeats.note(4, &long), 5);
+        assert_eq!(repeats.note(5, "yes"), 0);
+        assert_eq!(repeats.note(6, "yes"), 0);
+        assert_eq!(repeats.note(7, &long), 1);
     }
 }

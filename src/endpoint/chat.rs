@@ -5,6 +5,8 @@ use serde_json::Value;
 
 use crate::dataset::FinishReason;
 
+use super::kept::Kept;
+
 /// What is asked. Numbers are written as short as they were given.
 #[derive(Debug, Clone, Serialize)]
 pub struct ChatRequest {
@@ -63,11 +65,21 @@ pub(super) enum Unusable {
 
 /// Model names longer than this are cut.
 const NAME: usize = 200;
+/// No vocabulary has a token of more bytes (the longest that are known have 256).
+pub(super) const BYTES_A_TOKEN: u64 = 1024;
+/// So many tokens more than were asked for are believed: llama.cpp's server gives one or so more,
+/// or all that it drafted at once.
+const BEYOND: u32 = 16;
+/// No prompt is longer: the longest contexts there are take 10 million tokens.
+const LONGEST_PROMPT: u64 = 1 << 24;
 
 impl Answer {
-    pub(super) fn parse(bytes: &[u8]) -> Result<Answer, Unusable> {
+    /// Reads the answer to a request for at most `max_tokens` tokens. What contradicts the
+    /// request or itself is not believed: far more tokens than were asked for, more than one choice
+    /// (whose tokens the count adds up), more text than so many tokens can be.
+    pub(super) fn parse(bytes: &[u8], max_tokens: u32) -> Result<Answer, Unusable> {
         let malformed = |what: &str| Unusable::Malformed(what.to_string());
-        let body: Value = serde_json::from_slice(bytes)
+        let Kept(body) = serde_json::from_slice(bytes)
             .map_err(|e| Unusable::Malformed(format!("is not JSON ({e})")))?;
         if let Some(message) = error_message(&body) {
             return Err(Unusable::Failed(message));
@@ -75,6 +87,11 @@ impl Answer {
         let choice = &body["choices"][0];
         if !choice.is_object() {
             return Err(malformed("has no `choices[0]`"));
+        }
+        if !body["choices"][1].is_null() {
+            return Err(malformed(
+                "has several `choices` where one was asked for, and one count for all",
+            ));
         }
         let finish_reason = match choice["finish_reason"].as_str() {
             // The second is what some versions of TGI say.
@@ -95,22 +112,40 @@ impl Answer {
             Value::Null if choice["message"].is_object() => String::new(),
             _ => return Err(malformed("has no text in `choices[0].message.content`")),
         };
-        let count = |name: &str| {
-            body["usage"][name]
-                .as_u64()
-                .and_then(|count| u32::try_from(count).ok())
-        };
-        let completion_tokens = count("completion_tokens")
+        let completion_tokens = body["usage"]["completion_tokens"]
+            .as_u64()
+            .and_then(|count| u32::try_from(count).ok())
             .ok_or_else(|| malformed("has no count in `usage.completion_tokens`"))?;
         if completion_tokens == 0 {
             // Proxies that do not count say so; even an empty answer has its end token.
             return Err(malformed("has a count of 0 in `usage.completion_tokens`"));
         }
+        if completion_tokens > max_tokens.saturating_add(BEYOND) {
+            return Err(Unusable::Malformed(format!(
+                "has a count of {completion_tokens} in `usage.completion_tokens` where at most \
+                 {max_tokens} were asked for (--max-new-tokens)"
+            )));
+        }
+        if content.len() as u64 > u64::from(completion_tokens) * BYTES_A_TOKEN {
+            return Err(Unusable::Malformed(format!(
+                "has a text of {} bytes, which the count of {completion_tokens} in \
+                 `usage.completion_tokens` cannot be of",
+                content.len()
+            )));
+        }
+        let prompt_tokens = match &body["usage"]["prompt_tokens"] {
+            Value::Null => 0,
+            told => told
+                .as_u64()
+                .filter(|count| *count <= LONGEST_PROMPT)
+                .and_then(|count| u32::try_from(count).ok())
+                .ok_or_else(|| malformed("has no count of a prompt in `usage.prompt_tokens`"))?,
+        };
         Ok(Answer {
             model: body["model"]
                 .as_str()
                 .map(|m| m.chars().take(NAME).collect()),
-            prompt_tokens: count("prompt_tokens").unwrap_or(0),
+            prompt_tokens,
             completion_tokens,
             finish_reason,
             content,
@@ -147,7 +182,7 @@ mod tests {
     }
 
     fn parse(value: &Value) -> Result<Answer, Unusable> {
-        Answer::parse(value.to_string().as_bytes())
+        Answer::parse(value.to_string().as_bytes(), 24)
     }
 
     #[test]
@@ -174,7 +209,7 @@ mod tests {
     #[test]
     fn what_lacks_is_named() {
         type Spoil = fn(&mut Value);
-        let cases: [(Spoil, &str); 9] = [
+        let cases: [(Spoil, &str); 17] = [
             (|v| v["usage"]["completion_tokens"] = json!(0), "count of 0"),
             (|v| v["usage"] = Value::Null, "usage.completion_tokens"),
             (
@@ -193,6 +228,41 @@ mod tests {
             ),
             (|v| v["choices"][0]["message"] = Value::Null, "content"),
             (|v| *v = json!([1, 2]), "choices[0]"),
+            (
+                |v| v["usage"]["completion_tokens"] = json!(41),
+                "at most 24",
+            ),
+            (
+                |v| v["choices"][0]["message"]["content"] = json!("a".repeat(2049)),
+                "2049 bytes",
+            ),
+            (
+                |v| v["usage"]["prompt_tokens"] = json!(1u64 << 40),
+                "usage.prompt_tokens",
+            ),
+            (
+                |v| v["usage"]["prompt_tokens"] = json!(u32::MAX),
+                "usage.prompt_tokens",
+            ),
+            (
+                |v| v["usage"]["prompt_tokens"] = json!(-3),
+                "usage.prompt_tokens",
+            ),
+            (
+                |v| {
+                    let again = v["choices"][0].clone();
+                    v["choices"] = json!([again, again]);
+                },
+                "several `choices`",
+            ),
+            (
+                |v| v["choices"][0]["finish_reason"] = json!(["stop"]),
+                "finish_reason",
+            ),
+            (
+                |v| v["choices"][0]["message"]["content"] = json!([{"type": "text"}]),
+                "content",
+            ),
         ];
         for (spoil, named) in cases {
             let mut value = good();
@@ -203,11 +273,10 @@ mod tests {
             }
         }
         let cut = &good().to_string().into_bytes()[..40];
-        assert!(matches!(Answer::parse(cut), Err(Unusable::Malformed(_))));
-        assert!(matches!(
-            Answer::parse(b"\xff"),
-            Err(Unusable::Malformed(_))
-        ));
+        for bytes in [cut, b"\xff", b"{} {}", b""] {
+            let parsed = Answer::parse(bytes, 24);
+            assert!(matches!(parsed, Err(Unusable::Malformed(_))));
+        }
         let mut filtered = good();
         filtered["choices"][0]["finish_reason"] = json!("content_filter");
         match parse(&filtered) {

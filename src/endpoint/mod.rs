@@ -12,12 +12,15 @@
 mod address;
 pub mod build;
 mod chat;
+mod failure;
+mod kept;
 mod retry;
 mod secret;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use serde::Deserialize;
 use serde_json::Value;
 use ureq::Agent;
 use ureq::http::{Response, header};
@@ -28,7 +31,8 @@ pub use address::Address;
 pub use chat::{Answer, ChatRequest, Message};
 pub use secret::{ApiKey, DEFAULT_VARIABLE};
 
-use chat::{Unusable, error_message};
+use chat::{BYTES_A_TOKEN, Unusable};
+use failure::Failure;
 
 /// How a server is asked.
 #[derive(Debug, Clone)]
@@ -61,27 +65,30 @@ pub enum NoAnswer {
     Failed(String),
 }
 
-/// What came of one try.
-enum Failure {
-    /// May pass; the server may say how long to wait.
-    Passing(String, Option<Duration>),
-    /// The answer lacks something: tried again a little.
-    Malformed(String),
-    Final(String),
-}
-
-/// Answers are cut off here: no 4-byte token fills it.
+/// No answer is longer. Of one that may have few tokens less is read, see [`longest_answer`].
 const LONGEST_ANSWER: u64 = 64 << 20;
-/// As much of an error's body is read.
-const LONGEST_ERROR: u64 = 1 << 20;
-/// As much of it is shown.
-const SHOWN: usize = 400;
+/// What an answer has beside its text.
+const AROUND: u64 = 1 << 20;
+/// A longer list of models is as none.
+const LONGEST_LIST: u64 = 4 << 20;
 /// Tries after the first for an answer that lacks something.
 const RETRIES_OF_MALFORMED: u32 = 2;
 /// The list of models is asked for no longer than this.
 const LIST_TIMEOUT: Duration = Duration::from_secs(15);
 /// A stop is looked for this often.
 const NAP: Duration = Duration::from_millis(50);
+
+/// `GET /models`, as far as it is read.
+#[derive(Deserialize)]
+struct List {
+    data: Vec<Listed>,
+}
+
+#[derive(Deserialize)]
+struct Listed {
+    #[serde(default)]
+    id: Value,
+}
 
 impl Endpoint {
     /// Prepares to ask; nothing is sent yet.
@@ -105,6 +112,11 @@ impl Endpoint {
     /// Where it is.
     pub fn address(&self) -> &Address {
         &self.options.address
+    }
+
+    /// Whether there is a key that others could read on its way.
+    pub fn sends_key_in_the_clear(&self) -> bool {
+        self.options.key.is_some() && self.options.address.is_in_the_clear()
     }
 
     /// Requests at once.
@@ -142,7 +154,15 @@ impl Endpoint {
             Some(asked) => Err(Error::Endpoint(format!(
                 "the server does not have the model `{asked}`: give --model one of {choice}"
             ))),
-            None if listed.len() == 1 => Ok(listed[0].clone()),
+            None if listed.len() == 1 && self.shown(&listed[0]) == listed[0] => {
+                Ok(listed[0].clone())
+            }
+            // It would be in files and on terminals.
+            None if listed.len() == 1 => Err(Error::Endpoint(
+                "the server's only model has a name with control characters, of more than 400 \
+                 characters, or with the API key: give another --endpoint, or its name with --model"
+                    .into(),
+            )),
             None if listed.is_empty() => Err(Error::Usage(
                 "the server does not list its models: give its name with --model".into(),
             )),
@@ -173,17 +193,14 @@ impl Endpoint {
             if status == 401 || status == 403 {
                 return Err(self.refused(response));
             }
-            let names = |body: Value| -> Vec<String> {
-                let entries = body["data"].as_array().into_iter().flatten();
-                let names = entries.filter_map(|entry| entry["id"].as_str());
-                names.map(str::to_string).collect()
-            };
-            let bytes = read(response, LONGEST_ERROR).unwrap_or_default();
-            let body = serde_json::from_slice(&bytes).ok();
-            Ok(body
-                .filter(|_| status == 200)
-                .map(names)
-                .unwrap_or_default())
+            let bytes = read(response, LONGEST_LIST).unwrap_or_default();
+            let listed = serde_json::from_slice::<List>(&bytes).ok();
+            let entries = listed.filter(|_| status == 200).map(|list| list.data);
+            let names = entries.into_iter().flatten().filter_map(|e| match e.id {
+                Value::String(name) => Some(name),
+                _ => None,
+            });
+            Ok(names.collect())
         };
         self.persevere(&AtomicBool::new(false), notice, &attempt)
             .map_err(|e| match e {
@@ -218,14 +235,30 @@ impl Endpoint {
             if response.status().as_u16() != 200 {
                 return Err(self.refused(response));
             }
-            let bytes = read(response, LONGEST_ANSWER).map_err(|e| self.broken(e))?;
-            Answer::parse(&bytes).map_err(|e| match e {
+            let longest = longest_answer(request.max_tokens);
+            let bytes = read(response, longest).map_err(|e| self.broken(e))?;
+            let answer = Answer::parse(&bytes, request.max_tokens).map_err(|e| match e {
                 Unusable::Malformed(what) => Failure::Malformed(self.shown(&what)),
                 Unusable::Failed(why) => Failure::Passing(self.shown(&why), None),
                 Unusable::Final(why) => Failure::Final(self.shown(&why)),
-            })
+            })?;
+            Ok(self.without_key(answer, notice))
         };
         self.persevere(stop, notice, &attempt)
+    }
+
+    /// What is kept is published: a key that the server repeats is not among it. A key that is
+    /// as short as a word is no secret, and replacing it would spoil texts that have the word.
+    fn without_key(&self, mut answer: Answer, notice: &dyn Fn(&str)) -> Answer {
+        answer.model = answer.model.map(|name| self.shown(&name));
+        if let Some(key) = self.options.key.as_ref().filter(|key| key.is_secret()) {
+            let redacted = key.redact(&answer.content);
+            if redacted != answer.content {
+                notice("the server repeats the API key in an answer, which is kept without it");
+                answer.content = redacted;
+            }
+        }
+        answer
     }
 
     /// Tries until it works, fails for good, or `stop` is set.
@@ -279,92 +312,12 @@ impl Endpoint {
             }
         }
     }
+}
 
-    /// A request that no answer came to.
-    fn broken(&self, error: ureq::Error) -> Failure {
-        let origin = self.options.address.origin();
-        match error {
-            ureq::Error::Timeout(_) => Failure::Passing(
-                format!(
-                    "{origin} did not answer within {} s (--timeout)",
-                    self.options.timeout.as_secs_f64()
-                ),
-                None,
-            ),
-            ureq::Error::BodyExceedsLimit(limit) => {
-                Failure::Malformed(format!("is longer than {limit} bytes"))
-            }
-            error @ (ureq::Error::Tls(_)
-            | ureq::Error::Rustls(_)
-            | ureq::Error::Pem(_)
-            | ureq::Error::TlsRequired
-            | ureq::Error::Http(_)
-            | ureq::Error::BadUri(_)
-            | ureq::Error::InvalidProxyUrl) => {
-                Failure::Final(self.shown(&format!("{origin} cannot be asked: {error}")))
-            }
-            error => Failure::Passing(
-                self.shown(&format!("{origin} cannot be reached: {error}")),
-                None,
-            ),
-        }
-    }
-
-    /// An answer of another status than 200.
-    fn refused(&self, response: Response<ureq::Body>) -> Failure {
-        let status = response.status();
-        let after = response
-            .headers()
-            .get(header::RETRY_AFTER)
-            .and_then(|value| value.to_str().ok())
-            .and_then(|value| retry::retry_after(value, jiff::Timestamp::now()));
-        let bytes = read(response, LONGEST_ERROR).unwrap_or_default();
-        let said = match serde_json::from_slice::<Value>(&bytes) {
-            Ok(body) => error_message(&body)
-                .or_else(|| body["message"].as_str().map(str::to_string))
-                .or_else(|| (!body["detail"].is_null()).then(|| body["detail"].to_string()))
-                .unwrap_or_else(|| body.to_string()),
-            Err(_) => String::from_utf8_lossy(&bytes).into_owned(),
-        };
-        let said = self.shown(&said);
-        let what = match said.is_empty() {
-            true => format!("the server answered {status}"),
-            false => format!("the server answered {status}: {said}"),
-        };
-        match status.as_u16() {
-            408 | 425 | 429 | 500..=599 => Failure::Passing(what, after),
-            401 | 403 => Failure::Final(match &self.options.key {
-                Some(_) => format!("{what} (is the API key the right one for this server?)"),
-                None => format!(
-                    "{what} (no API key was sent: put it into {DEFAULT_VARIABLE}, or name a \
-                     variable with --api-key-env)"
-                ),
-            }),
-            404 => Failure::Final(format!(
-                "{what} (asked for {}: check --endpoint and --model)",
-                self.options.address.of("chat/completions")
-            )),
-            _ => Failure::Final(what),
-        }
-    }
-
-    /// What a server said, fit for a message: one line, bounded, without the key.
-    fn shown(&self, text: &str) -> String {
-        let text = match &self.options.key {
-            Some(key) => key.redact(text),
-            None => text.to_string(),
-        };
-        let plain: String = text
-            .chars()
-            .map(|c| if c.is_control() { ' ' } else { c })
-            .collect();
-        let words: Vec<&str> = plain.split_whitespace().collect();
-        let line = words.join(" ");
-        match line.char_indices().nth(SHOWN) {
-            Some((end, _)) => format!("{}..", &line[..end]),
-            None => line,
-        }
-    }
+/// Bytes that an answer of so many tokens may have. Letters may be written as `\uXXXX`, which is
+/// no more than six bytes for one; tokens are far shorter than the longest.
+fn longest_answer(max_tokens: u32) -> u64 {
+    LONGEST_ANSWER.min(AROUND + u64::from(max_tokens) * BYTES_A_TOKEN)
 }
 
 fn read(response: Response<ureq::Body>, limit: u64) -> std::result::Result<Vec<u8>, ureq::Error> {

@@ -27,12 +27,14 @@ pub(super) fn retry_after(header: &str, now: jiff::Timestamp) -> Option<Duration
     if let Ok(seconds) = header.parse::<f64>() {
         return Duration::try_from_secs_f64(seconds).ok();
     }
-    let date = jiff::fmt::rfc2822::DateTimeParser::new()
-        .relaxed_weekday(true)
-        .parse_timestamp(header)
-        .ok()?;
-    let seconds = date.as_second().saturating_sub(now.as_second());
+    let seconds = date(header)?.as_second().saturating_sub(now.as_second());
     Some(Duration::from_secs(u64::try_from(seconds).unwrap_or(0)))
+}
+
+/// A date as headers have it.
+pub(super) fn date(header: &str) -> Option<jiff::Timestamp> {
+    let parser = jiff::fmt::rfc2822::DateTimeParser::new().relaxed_weekday(true);
+    parser.parse_timestamp(header).ok()
 }
 
 #[cfg(test)]

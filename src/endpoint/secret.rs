@@ -5,6 +5,9 @@ use crate::error::{Error, Result};
 /// The variable that is looked at unless another is named.
 pub const DEFAULT_VARIABLE: &str = "OPENAI_API_KEY";
 
+/// Characters of the shortest secret.
+const SECRET: usize = 12;
+
 /// An API key. Its debug form is not it.
 #[derive(Clone)]
 pub struct ApiKey(String);
@@ -43,6 +46,12 @@ impl ApiKey {
         format!("Bearer {}", self.0)
     }
 
+    /// Whether it is long enough for a secret. Servers of one's own are often given words like
+    /// `EMPTY`, which answers may have, too.
+    pub(super) fn is_secret(&self) -> bool {
+        self.0.len() >= SECRET
+    }
+
     /// `text` without the key, which servers like to repeat.
     pub(super) fn redact(&self, text: &str) -> String {
         text.replace(&self.0, "[key]")
@@ -65,6 +74,7 @@ mod tests {
         assert_eq!(format!("{key:?}"), "ApiKey(..)");
         assert_eq!(key.redact("bad key sk-123!"), "bad key [key]!");
         assert_eq!(key.header(), "Bearer sk-123");
+        assert!(!key.is_secret() && ApiKey("sk-hunter2-hunter2".into()).is_secret());
     }
 
     #[test]

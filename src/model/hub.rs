@@ -1,16 +1,17 @@
 //! Models from the Hugging Face hub, through its own cache layout, so that what other tools
 //! have downloaded is found and what is downloaded here is found by them.
 //!
-//! `hf-hub` has no timeouts, no offline mode and no idea of a whole snapshot. Here requests run
-//! on a thread that is given up when it stays silent, one commit is pinned for all files, and
-//! the revision's reference is written last: a snapshot that can be seen is complete.
+//! `hf-hub` has no timeouts, no offline mode, no hashes and no idea of a whole snapshot: of it
+//! only the cache's layout and the listing are used. Here requests run on a thread that is given
+//! up when it stays silent, one commit is pinned for all files, and the revision's reference is
+//! written last: a snapshot that can be seen is complete.
 
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
+use hf_hub::api::RepoInfo;
 use hf_hub::api::sync::{Api, ApiBuilder, ApiError};
-use hf_hub::api::{Progress, RepoInfo};
 use hf_hub::{Cache, Repo, RepoType};
 
 use crate::error::{Error, Result};
@@ -21,13 +22,18 @@ use super::wheel::bar;
 
 #[path = "hub_dataset.rs"]
 mod dataset;
+#[path = "hub_download.rs"]
+mod download;
 
 pub use dataset::hub_dataset;
+use download::Download;
 
 /// How long the hub may take to answer at all.
 const ANSWER: Duration = Duration::from_secs(15);
 /// How long a download may stand still.
 const STALL: Duration = Duration::from_secs(60);
+/// Where the hub is unless `HF_ENDPOINT` names another.
+const ENDPOINT: &str = "https://huggingface.co";
 /// Files taken where the repository has them.
 const OPTIONAL: [&str; 7] = [
     "tokenizer.json",
@@ -82,14 +88,16 @@ impl Hub {
 
     /// The way to the hub.
     fn api(&self, cache: &Cache) -> std::result::Result<Api, String> {
-        let mut builder = ApiBuilder::from_cache(cache.clone())
+        let builder = ApiBuilder::from_cache(cache.clone())
             .with_progress(false)
-            .with_retries(2)
-            .with_token(self.token.clone());
-        if let Some(endpoint) = &self.endpoint {
-            builder = builder.with_endpoint(endpoint.trim_end_matches('/').to_string());
-        }
+            .with_token(self.token.clone())
+            .with_endpoint(self.endpoint().to_string());
         builder.build().map_err(one_line)
+    }
+
+    fn endpoint(&self) -> &str {
+        let named = self.endpoint.as_deref().unwrap_or(ENDPOINT);
+        named.trim_end_matches('/')
     }
 
     /// The directory of a complete snapshot of `org/name[@revision]`.
@@ -122,16 +130,19 @@ impl Hub {
             let handle = api.repo(repo.clone());
             move || handle.info()
         })?;
+        if !is_commit(&info.sha) {
+            return Err("the hub's answer makes no sense".into());
+        }
         let pinned = Repo::with_revision(repo_id(&repo), RepoType::Model, info.sha.clone());
         for name in wanted(&info)? {
-            self.file(&api, &pinned, &name)?;
+            self.file(cache, &pinned, &name)?;
             if name == SAFETENSORS_INDEX || name == TORCH_INDEX {
                 let path = cache
                     .repo(pinned.clone())
                     .pointer_path(&info.sha)
                     .join(name);
                 for shard in shards(&path)? {
-                    self.file(&api, &pinned, &shard)?;
+                    self.file(cache, &pinned, &shard)?;
                 }
             }
         }
@@ -142,28 +153,42 @@ impl Hub {
         Ok(cache.repo(pinned).pointer_path(&info.sha))
     }
 
-    /// Downloads one file unless it is there, giving up where nothing arrives for a while.
-    fn file(&self, api: &Api, repo: &Repo, name: &str) -> std::result::Result<(), String> {
-        let handle = api.repo(repo.clone());
-        let cache = self.cache.clone().map(Cache::new);
-        if cache.is_some_and(|c| c.repo(repo.clone()).get(name).is_some()) {
+    /// Downloads one file of a commit unless it is there, giving up where nothing arrives for a
+    /// while.
+    fn file(&self, cache: &Cache, repo: &Repo, name: &str) -> std::result::Result<(), String> {
+        let files = cache.repo(repo.clone());
+        let folder = files.pointer_path(repo.revision());
+        let pointer = folder.join(name);
+        if pointer.exists() {
             return Ok(());
         }
+        let download = Download {
+            endpoint: self.endpoint().to_string(),
+            token: self.token.clone(),
+            repository: repo.url(),
+            commit: repo.revision().to_string(),
+            name: name.to_string(),
+            // Of any name: the folder is what is wanted.
+            blobs: files.blob_path(""),
+            pointer,
+        };
         let (sender, receiver) = mpsc::channel();
-        let file = name.to_string();
         std::thread::spawn(move || {
-            let report = Report(sender.clone());
-            let done = handle.download_with_progress(&file, report);
-            let _ = sender.send(Event::Done(done.map(|_| ()).map_err(describe)));
+            let done = download.run(&mut |bytes, size| {
+                let _ = sender.send(Event::Bytes(bytes, size));
+            });
+            let _ = sender.send(Event::Done(done));
         });
         let bar = bar(self.progress, 0, name);
         loop {
             match receiver.recv_timeout(STALL) {
-                Ok(Event::Size(size)) => bar.set_length(size),
-                Ok(Event::Bytes(n)) => bar.inc(n),
+                Ok(Event::Bytes(bytes, size)) => {
+                    size.inspect(|size| bar.set_length(*size));
+                    bar.set_position(bytes);
+                }
                 Ok(Event::Done(result)) => {
                     bar.finish_and_clear();
-                    return result.map_err(|why| format!("{name}: {why}"));
+                    return result.map_err(|why| with_remedy(format!("{name}: {why}")));
                 }
                 Err(RecvTimeoutError::Timeout) => {
                     return Err(format!("{name}: nothing came for {} s", STALL.as_secs()));
@@ -178,21 +203,9 @@ impl Hub {
 
 /// What a downloading thread tells.
 enum Event {
-    Size(u64),
-    Bytes(u64),
+    /// How many are there, of how many.
+    Bytes(u64, Option<u64>),
     Done(std::result::Result<(), String>),
-}
-
-struct Report(Sender<Event>);
-
-impl Progress for Report {
-    fn init(&mut self, size: usize, _: &str) {
-        let _ = self.0.send(Event::Size(size as u64));
-    }
-    fn update(&mut self, size: usize) {
-        let _ = self.0.send(Event::Bytes(size as u64));
-    }
-    fn finish(&mut self) {}
 }
 
 /// Runs a request on a thread and waits for it no longer than [`ANSWER`].
@@ -209,11 +222,20 @@ fn answer(
 }
 
 fn describe(error: ApiError) -> String {
-    let text = one_line(error);
+    with_remedy(one_line(error))
+}
+
+fn with_remedy(text: String) -> String {
     if text.contains("401") || text.contains("403") {
         return format!("{text} (gated, private or misspelt: set HF_TOKEN if it is yours)");
     }
     text
+}
+
+/// Whether a hub's word for a commit can be a folder's name.
+fn is_commit(sha: &str) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    (1..=128).contains(&sha.len()) && !sha.starts_with('.') && sha.chars().all(plain)
 }
 
 /// Splits `org/name[@revision]`, refusing what could leave the cache directory.

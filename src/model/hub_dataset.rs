@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use hf_hub::{Cache, Repo, RepoType};
 
-use super::{Hub, answer, parse};
+use super::{Hub, answer, is_commit, parse};
 use crate::error::{Error, Result};
 
 /// What instructions are read from, the best first.
@@ -81,7 +81,7 @@ impl Hub {
             move || handle.info()
         })
         .map_err(Trouble::Reach)?;
-        if !is_plain(&info.sha) || info.sha.contains('/') {
+        if !is_commit(&info.sha) {
             return Err(Trouble::Reach("the hub's answer makes no sense".into()));
         }
         let there: Vec<String> = info.siblings.iter().map(|s| s.rfilename.clone()).collect();
@@ -90,7 +90,7 @@ impl Hub {
         let folder = cache.repo(pinned.clone()).pointer_path(&info.sha);
         for name in &chosen {
             if !folder.join(name).is_file() {
-                self.file(&api, &pinned, name).map_err(Trouble::Reach)?;
+                self.file(cache, &pinned, name).map_err(Trouble::Reach)?;
             }
         }
         cache

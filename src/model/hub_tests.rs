@@ -93,9 +93,10 @@ pub(super) fn mock_of(
                     Some((name, body)) => {
                         let whole = body.len();
                         let sent = if first_byte_only { &body[..1] } else { body };
+                        let etag = name.replace('/', "-");
                         format!(
                             "HTTP/1.1 206 Partial Content\r\nx-repo-commit: c0ffee\r\n\
-                             etag: \"{name}\"\r\nContent-Range: bytes 0-{}/{whole}\r\n\
+                             etag: \"{etag}\"\r\nContent-Range: bytes 0-{}/{whole}\r\n\
                              Content-Length: {}\r\nConnection: close\r\n\r\n{sent}",
                             sent.len() - 1,
                             sent.len()

@@ -7,6 +7,7 @@ pub mod chat_template;
 mod directory;
 pub mod gguf;
 mod gguf_header;
+mod git_blob;
 mod hf_config;
 mod hub;
 pub mod kv_cache;

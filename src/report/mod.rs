@@ -26,6 +26,7 @@ pub mod online;
 pub mod page;
 pub mod redraw;
 pub mod run_dir;
+mod run_order;
 pub mod style;
 pub mod tables;
 pub mod wording;

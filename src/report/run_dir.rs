@@ -14,7 +14,7 @@ use serde_json::Value;
 use crate::error::{Error, Result};
 use crate::evaluate::summary::{ArmRun, BatchRecord, RequestRecord, Summary};
 
-use super::{records, tables};
+use super::{records, run_order, tables};
 use crate::persist::{self, Lock};
 
 /// The folder of one run.
@@ -27,26 +27,30 @@ pub struct RunDirectory {
 
 impl RunDirectory {
     /// Makes `root/<experiment>/<UTC time>/`. Never an existing folder: a second run within
-    /// the same second gets `-2` after the time.
+    /// the same second gets `-2` after the time, and so does one that is begun while the clock
+    /// is behind the latest run's.
     pub fn create(root: &Path, experiment: &str) -> Result<RunDirectory> {
         let parent = root.join(folder_name(experiment));
         std::fs::create_dir_all(&parent).map_err(|e| Error::io(&parent, e))?;
         // No colons: some file systems refuse them.
-        let time = jiff::Timestamp::now()
+        let now = jiff::Timestamp::now()
             .strftime("%Y-%m-%dT%H-%M-%SZ")
             .to_string();
-        let mut path = parent.join(&time);
-        let mut attempt = 1;
+        let entries = std::fs::read_dir(&parent).map_err(|e| Error::io(&parent, e))?;
+        let names = entries.flatten().map(|entry| entry.file_name());
+        let names: Vec<String> = names.filter_map(|name| name.into_string().ok()).collect();
+        let (time, mut number) = run_order::next(&now, names.iter().map(String::as_str));
         loop {
+            let path = parent.join(match number {
+                1 => time.clone(),
+                number => format!("{time}-{number}"),
+            });
             match std::fs::create_dir(&path) {
                 Ok(()) => {
                     let lock = Some(Arc::new(Lock::take(&path)?));
                     return Ok(RunDirectory { path, lock });
                 }
-                Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
-                    attempt += 1;
-                    path = parent.join(format!("{time}-{attempt}"));
-                }
+                Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => number += 1,
                 Err(e) => return Err(Error::io(&path, e)),
             }
         }
@@ -77,12 +81,11 @@ impl RunDirectory {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(e) => return Err(Error::io(&parent, e)),
         };
-        // Times sort as text.
         let latest = entries
             .flatten()
             .map(|entry| entry.path())
             .filter(|path| path.join("config.toml").is_file())
-            .max();
+            .max_by_key(|path| run_order::of(path));
         latest.map(|path| RunDirectory::open(&path)).transpose()
     }
 

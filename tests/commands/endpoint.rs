@@ -1,6 +1,12 @@
 //! `build-dataset --endpoint` against a real server with the faults of real servers.
 
 mod identity;
+#[cfg(target_os = "linux")]
+mod lying;
+#[cfg(target_os = "linux")]
+mod raw_server;
+#[cfg(target_os = "linux")]
+mod strangers;
 
 use std::path::PathBuf;
 use std::process::{Command, Stdio};

@@ -5,6 +5,8 @@
 //! Every so many calls are tried; all with `LENAWARE_FAULTS=all`.
 #![cfg(target_os = "linux")]
 
+mod clock;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::OnceLock;
@@ -154,52 +156,64 @@ fn file(dir: &Path, name: &str) -> Vec<Vec<u8>> {
     std::fs::read(dir.join(name)).into_iter().collect()
 }
 
-#[test]
-fn a_dataset_that_is_built() {
-    let case = Case {
+fn dataset_case() -> Case {
+    Case {
         flags: "build-dataset --model model --instructions in.jsonl --out data --temperatures 0,1 \
                 --max-new-tokens 9",
         again: "",
         result: |dir| file(dir, "data/dataset.parquet"),
         tidies: true,
-    };
-    every(&case, false);
+    }
 }
 
 #[test]
-fn a_log_that_is_imported() {
-    let case = Case {
+fn a_dataset_that_is_built() {
+    every(&dataset_case(), false);
+}
+
+fn import_case() -> Case {
+    Case {
         flags: "import --from csv --lengths log.csv --instruction-column what \
                 --response-tokens-column tokens --out log.parquet",
         again: "",
         result: |dir| file(dir, "log.parquet"),
         tidies: false,
-    };
-    every(&case, false);
+    }
 }
 
 #[test]
-fn an_adapter_that_is_tuned() {
-    let case = Case {
+fn a_log_that_is_imported() {
+    every(&import_case(), false);
+}
+
+fn tuned_case() -> Case {
+    Case {
         flags: "--threads 2 finetune --config tune.toml --predictor lora --model model --dataset \
                 data/dataset.parquet --label mean --micro-batch-size 4 --gradient-accumulation 2 \
                 --epochs 2 --out lora",
         again: "--resume",
         result: |dir| file(dir, "lora/adapter_model.safetensors"),
         tidies: true,
-    };
-    every(&case, true);
+    }
 }
 
 #[test]
-fn a_predictor_from_words() {
-    let case = Case {
+fn an_adapter_that_is_tuned() {
+    every(&tuned_case(), true);
+}
+
+fn lexical_case() -> Case {
+    Case {
         flags: "finetune --predictor lexical --dataset data/dataset.parquet --out lexical",
         again: "",
         result: |dir| file(dir, "lexical/lexical.safetensors"),
         tidies: true,
-    };
-    every(&case, true);
+    }
+}
+
+#[test]
+fn a_predictor_from_words() {
+    every(&lexical_case(), true);
 }
 
 #[test]

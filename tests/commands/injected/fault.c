@@ -8,6 +8,10 @@
  *
  * `error` also takes reads. The number of calls is written to $FAULT_COUNT at the end. A connection
  * or a look for an address is written to $FAULT_CONNECTIONS and refused.
+ *
+ * From the $FAULT_CLOCK_AT-th look at the time of day on, that is $FAULT_CLOCK seconds later (or
+ * earlier, below 0); and so for $FAULT_UPTIME_AT and $FAULT_UPTIME with the clock that only goes
+ * forward, as when the machine slept.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -15,12 +19,17 @@
 #include <fcntl.h>
 #include <netdb.h>
 #include <signal.h>
+#include <linux/futex.h>
+#include <stdarg.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/time.h>
 #include <sys/uio.h>
+#include <time.h>
 #include <unistd.h>
 
 static atomic_long calls;
@@ -111,6 +120,62 @@ int connect(int fd, const struct sockaddr *address, socklen_t length) {
 int getaddrinfo(const char *host, const char *service, const struct addrinfo *hints, struct addrinfo **found) {
     if (!noted(host ? host : "")) return REAL(getaddrinfo)(host, service, hints, found);
     return EAI_FAIL;
+}
+
+static atomic_long looks, ticks;
+
+/* How far a clock has jumped; `count` is of looks at it, of which this is one. */
+static long jumped(atomic_long *count, const char *by, const char *at) {
+    const char *far = getenv(by), *when = getenv(at);
+    if (!far) return 0;
+    long now = atomic_fetch_add(count, 1) + 1;
+    return now >= (when ? atol(when) : 1) ? atol(far) : 0;
+}
+
+int clock_gettime(clockid_t clock, struct timespec *told) {
+    /* Looked up once: this is called often. */
+    static _Atomic(int (*)(clockid_t, struct timespec *)) real;
+    if (!real) real = (int (*)(clockid_t, struct timespec *))dlsym(RTLD_NEXT, "clock_gettime");
+    int failed = real(clock, told);
+    if (failed) return failed;
+    if (clock == CLOCK_REALTIME || clock == CLOCK_REALTIME_COARSE)
+        told->tv_sec += jumped(&looks, "FAULT_CLOCK", "FAULT_CLOCK_AT");
+    else if (clock == CLOCK_MONOTONIC || clock == CLOCK_MONOTONIC_COARSE || clock == CLOCK_BOOTTIME)
+        told->tv_sec += jumped(&ticks, "FAULT_UPTIME", "FAULT_UPTIME_AT");
+    return 0;
+}
+
+int gettimeofday(struct timeval *restrict told, void *restrict zone) {
+    int failed = REAL(gettimeofday)(told, zone);
+    if (!failed) told->tv_sec += jumped(&looks, "FAULT_CLOCK", "FAULT_CLOCK_AT");
+    return failed;
+}
+
+time_t time(time_t *told) {
+    time_t now = REAL(time)(NULL) + jumped(&looks, "FAULT_CLOCK", "FAULT_CLOCK_AT");
+    if (told) *told = now;
+    return now;
+}
+
+/* A wait until a time, which the kernel takes by its own clock. */
+long syscall(long number, ...) {
+    static _Atomic(long (*)(long, ...)) real;
+    if (!real) real = (long (*)(long, ...))dlsym(RTLD_NEXT, "syscall");
+    va_list list;
+    va_start(list, number);
+    long a[6];
+    for (int i = 0; i < 6; i++) a[i] = va_arg(list, long);
+    va_end(list);
+    struct timespec until;
+    int wait = (int)a[1] & FUTEX_CMD_MASK;
+    if (number == SYS_futex && wait == FUTEX_WAIT_BITSET && a[3] && !((int)a[1] & FUTEX_CLOCK_REALTIME)) {
+        until = *(struct timespec *)a[3];
+        const char *far = getenv("FAULT_UPTIME"), *when = getenv("FAULT_UPTIME_AT");
+        if (far && atomic_load(&ticks) >= (when ? atol(when) : 1)) until.tv_sec -= atol(far);
+        a[3] = (long)&until;
+        if (until.tv_sec < 0) until.tv_sec = 0;
+    }
+    return real(number, a[0], a[1], a[2], a[3], a[4], a[5]);
 }
 
 __attribute__((destructor)) static void count(void) {
