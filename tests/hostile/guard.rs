@@ -10,7 +10,7 @@ use crate::place::Place;
 use crate::readers::Reader;
 
 /// Memory that any input may take beside twice its size.
-const MEMORY: usize = 200 << 20;
+pub const MEMORY: usize = 200 << 20;
 /// Readers of Parquet among others: the library reserves what a page's header claims, up to
 /// 2 GiB, before it sees that there is less. None of that is touched, so what is really taken is
 /// left to libFuzzer's limit.
@@ -35,6 +35,15 @@ pub fn hush() {
             *last = info.to_string();
         }
     }));
+}
+
+/// Runs `read` in so much memory; gives the most that it held.
+pub fn measured<T>(memory: usize, read: impl FnOnce() -> T) -> (T, usize) {
+    ALLOCATOR.limit(memory);
+    let outcome = read();
+    let peak = ALLOCATOR.peak();
+    ALLOCATOR.limit(usize::MAX);
+    (outcome, peak)
 }
 
 /// Has `reader` read `bytes`; where it may not go on, says why.
