@@ -96,7 +96,17 @@ impl ChatModel {
     /// # Errors
     /// A template that cannot be rendered.
     pub fn prompt(&self, instruction: &str) -> Result<Vec<u32>> {
-        self.tokenizer.encode(&self.rendered(instruction)?)
+        let prompt = self.tokenizer.encode(&self.rendered(instruction)?)?;
+        let known = self.config().vocab_size;
+        match prompt.iter().find(|id| **id as usize >= known) {
+            Some(id) => Err(self.tokenizer.damaged(&format!(
+                "is another model's: it has a token {id}, and the model {known} tokens"
+            ))),
+            None if prompt.is_empty() => Err(self.tokenizer.damaged(
+                "makes no tokens of a prompt, or the chat template makes no text of an instruction",
+            )),
+            None => Ok(prompt),
+        }
     }
 
     /// As [`ChatModel::prompt`], refused where it leaves no room for `new_tokens` in the

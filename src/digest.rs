@@ -21,7 +21,7 @@ pub(crate) fn sha256_bytes(bytes: &[u8]) -> String {
 /// # Errors
 /// If it cannot be read.
 pub(crate) fn sha256_file(path: &Path) -> Result<String> {
-    let mut file = std::fs::File::open(path).map_err(|e| Error::io(path, e))?;
+    let mut file = crate::regular_file::open(path)?;
     let mut hasher = Sha256::new();
     let mut buffer = vec![0u8; 1 << 20];
     loop {

@@ -104,16 +104,30 @@ impl Error {
 /// Characters of a message that quotes a file.
 const MESSAGE: usize = 1500;
 
-/// A text that may come from a stranger, as it can be shown: control characters, which terminals
-/// obey, are written out, and of a long one both ends are kept.
-pub(crate) fn tame(text: &str) -> String {
+/// Whether a character is not shown as itself: a control character, which terminals obey, or one
+/// that has no width or turns the direction of writing, by which a text reads as another.
+pub(crate) fn misleads(character: char) -> bool {
+    character.is_control()
+        || matches!(character,
+            '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
+}
+
+/// A text with all that [`misleads`], save for line ends, written out.
+pub(crate) fn visible(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for character in text.chars() {
-        match character.is_control() && character != '\n' {
+        match misleads(character) && character != '\n' {
             true => shown.extend(character.escape_default()),
             false => shown.push(character),
         }
     }
+    shown
+}
+
+/// A text that may come from a stranger, as it can be shown: what [`misleads`] is
+/// written out, and of a long one both ends are kept.
+pub(crate) fn tame(text: &str) -> String {
+    let shown = visible(text);
     let place = |nth: usize| shown.char_indices().nth(nth).map(|(place, _)| place);
     let count = shown.chars().count();
     match (
@@ -135,6 +149,8 @@ mod tests {
     fn what_files_say_is_short_and_moves_no_cursor() {
         let said = Error::malformed("f", "has `\u{1b}[2J\r`\tin\nit").to_string();
         assert_eq!(said, "f: has `\\u{1b}[2J\\r`\\tin\nit");
+        let turned = Error::malformed("f", "a\u{202e}b\u{200b}c\u{feff}d\u{e9}").to_string();
+        assert_eq!(turned, "f: a\\u{202e}b\\u{200b}c\\u{feff}d\u{e9}");
         let long =
             Error::malformed("f", format!("begin {} end", "\u{e9}".repeat(9000))).to_string();
         assert!(long.chars().count() < 1600, "{long}");

@@ -226,7 +226,7 @@ fn open_directory(
         && let Some(latest) = RunDirectory::latest(options.root, &experiment.name)?
     {
         let path = latest.path().join("config.toml");
-        let begun = std::fs::read_to_string(&path).map_err(|e| Error::io(&path, e))?;
+        let begun = crate::regular_file::text_up_to(&path, crate::regular_file::LISTS)?;
         if begun == config {
             refuse_other_data(latest.path(), environment)?;
             return Ok(latest);
@@ -246,7 +246,8 @@ fn open_directory(
 /// (an earlier version's does not).
 fn refuse_other_data(run: &Path, environment: &Value) -> Result<()> {
     let path = run.join("environment.json");
-    let text = std::fs::read_to_string(&path).unwrap_or_default();
+    let text =
+        crate::regular_file::text_up_to(&path, crate::regular_file::LISTS).unwrap_or_default();
     let begun: Value = serde_json::from_str(&text).unwrap_or_default();
     for what in ["dataset", "model"] {
         let hash = |of: &Value| of[what]["sha256"].as_str().map(str::to_string);

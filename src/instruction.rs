@@ -2,18 +2,21 @@
 //! conversations, tables (CSV, Parquet), plain text, and datasets of the Hugging Face hub.
 
 mod columns;
+mod entry;
 
+use std::cell::RefCell;
 use std::collections::HashSet;
 use std::path::Path;
 
-use serde_json::{Map, Value};
-
 use crate::dataset::Split;
 use crate::error::{Error, Result};
+use crate::memory::Pile;
 use crate::model;
-use crate::table::{self, Cell, Format, Place, Wanted};
+use crate::regular_file::Lines;
+use crate::table::{self, Cell, Format, Place, Wanted, json};
 
 pub use columns::Columns;
+use entry::{Entry, Picked};
 
 /// One instruction, as it will be put to the model.
 #[derive(Debug, Clone, PartialEq)]
@@ -34,7 +37,7 @@ pub fn embedded() -> Vec<Instruction> {
     let columns = Columns::default();
     let mut set = Set::new(path, &columns);
     // Checked by a test: the embedded file parses.
-    let parsed = set.json(include_str!("../datasets/instructions.jsonl"));
+    let parsed = set.embedded(include_str!("../datasets/instructions.jsonl"));
     parsed.and_then(|()| set.finish()).unwrap_or_default()
 }
 
@@ -101,10 +104,24 @@ struct Fields {
 
 /// The place of an entry, for messages.
 #[derive(Clone, Copy)]
-enum Where<'p> {
-    Said(&'p str),
+enum Where {
+    /// An entry of a list, from 1.
+    Entry(u64),
     Row(Place),
 }
+
+impl Where {
+    fn name(&self, path: &Path) -> String {
+        match self {
+            Where::Entry(number) => format!("entry {number}"),
+            Where::Row(row) => row.name(path),
+        }
+    }
+}
+
+/// Bytes that an instruction takes beside its texts: itself, what the system's memory has around
+/// each text, and its id's place among the others'.
+const BESIDE: usize = 250;
 
 /// An instruction set in the making, from one or several files.
 struct Set<'c> {
@@ -113,6 +130,7 @@ struct Set<'c> {
     instructions: Vec<Instruction>,
     /// Entries without an id are numbered on from here in the next file.
     next: usize,
+    pile: Pile,
 }
 
 impl<'c> Set<'c> {
@@ -122,20 +140,15 @@ impl<'c> Set<'c> {
             columns,
             instructions: Vec::new(),
             next: 0,
+            pile: Pile::default(),
         }
     }
 
     fn file(&mut self, path: &Path) -> Result<()> {
         self.source_is(path, |set| match Format::of(path) {
             Some(format @ (Format::Csv | Format::Parquet)) => set.table(path, format),
-            _ => {
-                let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
-                let text = text.trim_start_matches('\u{feff}');
-                match path.extension().is_some_and(|e| e == "txt") {
-                    true => set.lines(path, text),
-                    false => set.json_of(path, text),
-                }
-            }
+            _ if path.extension().is_some_and(|e| e == "txt") => set.lines(path),
+            _ => set.json(path),
         })
     }
 
@@ -151,73 +164,71 @@ impl<'c> Set<'c> {
         Ok(())
     }
 
-    fn json(&mut self, text: &str) -> Result<()> {
-        self.json_of(self.source, text)
+    /// JSON lines that are in the program.
+    fn embedded(&mut self, text: &str) -> Result<()> {
+        let path = self.source;
+        let (wanted, seen) = (self.columns.wanted(), RefCell::default());
+        let entry = Entry {
+            wanted: &wanted,
+            seen: &seen,
+        };
+        text.lines()
+            .zip(1..)
+            .try_for_each(|(line, number)| self.json_line(path, entry, number, line, 0))
     }
 
-    fn json_of(&mut self, path: &Path, text: &str) -> Result<()> {
+    fn json(&mut self, path: &Path) -> Result<()> {
         let first = self.next;
-        let mut seen = HashSet::new();
-        if text.trim_start().starts_with('[') {
-            let rows: Vec<Value> = serde_json::from_str(text)
-                .map_err(|e| Error::malformed(path, format!("is not a JSON list: {e}")))?;
-            for (index, row) in rows.into_iter().enumerate() {
-                let place = format!("entry {}", index + 1);
-                let fields = self.fields(path, &place, row, &mut seen)?;
-                self.push(path, Where::Said(&place), fields, first + index)?;
-            }
+        let (wanted, seen) = (self.columns.wanted(), RefCell::default());
+        let entry = Entry {
+            wanted: &wanted,
+            seen: &seen,
+        };
+        if json::is_list(path)? {
+            json::read_list(path, entry, &mut |number, picked: Option<Picked>| {
+                let place = Where::Entry(number);
+                let fields = self.fields(path, &place.name(path), picked, &wanted)?;
+                self.push(path, place, fields, first + number as usize - 1)
+            })?;
         } else {
-            for (index, line) in text.lines().enumerate() {
-                if line.trim().is_empty() {
-                    continue;
-                }
-                let place = format!("line {}", index + 1);
-                let row = serde_json::from_str(line)
-                    .map_err(|e| Error::malformed(path, format!("{place} is not JSON: {e}")))?;
-                let fields = self.fields(path, &place, row, &mut seen)?;
-                self.push(path, Where::Said(&place), fields, first + index)?;
+            let mut lines = Lines::open(path)?;
+            while let Some((number, line)) = lines.following()? {
+                self.json_line(path, entry, number, line, first)?;
             }
         }
         self.columns
-            .all_in(path, &seen, !self.instructions.is_empty())
+            .all_in(path, &seen.borrow(), !self.instructions.is_empty())
+    }
+
+    fn json_line(
+        &mut self,
+        path: &Path,
+        entry: Entry<'_>,
+        number: u64,
+        line: &str,
+        first: usize,
+    ) -> Result<()> {
+        let place = Where::Row(Place::Line(number));
+        let picked = json::from_text(line, entry).map_err(|e| {
+            Error::malformed(path, format!("{} is not JSON: {e}", place.name(path)))
+        })?;
+        let fields = self.fields(path, &place.name(path), picked, entry.wanted)?;
+        self.push(path, place, fields, first + number as usize - 1)
     }
 
     fn fields(
         &self,
         path: &Path,
         place: &str,
-        row: Value,
-        seen: &mut HashSet<String>,
+        picked: Option<Picked>,
+        wanted: &[Wanted],
     ) -> Result<Fields> {
-        let wrong = |what: &str| {
-            let what = format!("{place} is not an instruction: {what}");
-            Error::malformed(path, what)
-        };
-        let Value::Object(mut row) = row else {
-            return Err(wrong("not an object"));
-        };
-        for key in row.keys() {
-            if !seen.contains(key) {
-                seen.insert(key.clone());
-            }
-        }
-        let turn = row.remove("conversations").and_then(first_human_turn);
-        let mut take = |name: &str| text_of(&mut row, name).map_err(|e| wrong(&e));
-        let columns = self.columns;
-        let named =
-            |name: &Option<String>, usual: &str| name.as_deref().unwrap_or(usual).to_string();
-        Ok(Fields {
-            id: take(&named(&columns.id, "id"))?,
-            category: take(&named(&columns.category, "category"))?,
-            split: take(&named(&columns.split, "split"))?,
-            input: take(&named(&columns.input, "input"))?,
-            text: take(&named(&columns.text, "text"))?,
-            instruction: match columns.text {
-                Some(_) => None,
-                None => take("instruction")?,
-            },
-            turn,
-        })
+        picked
+            .ok_or_else(|| "not an object".to_string())
+            .and_then(|picked| picked.fields(self.columns, wanted))
+            .map_err(|what| {
+                Error::malformed(path, format!("{place} is not an instruction: {what}"))
+            })
     }
 
     fn table(&mut self, path: &Path, format: Format) -> Result<()> {
@@ -249,33 +260,22 @@ impl<'c> Set<'c> {
         })
     }
 
-    fn lines(&mut self, path: &Path, text: &str) -> Result<()> {
+    fn lines(&mut self, path: &Path) -> Result<()> {
         let first = self.next;
-        for (index, line) in text.lines().enumerate() {
-            if !line.trim().is_empty() {
-                let fields = Fields {
-                    text: Some(line.trim().to_string()),
-                    ..Fields::default()
-                };
-                self.push(
-                    path,
-                    Where::Row(Place::Line(index as u64 + 1)),
-                    fields,
-                    first + index,
-                )?;
-            }
+        let mut lines = Lines::open(path)?;
+        while let Some((number, line)) = lines.following()? {
+            let fields = Fields {
+                text: Some(line.to_string()),
+                ..Fields::default()
+            };
+            let place = Where::Row(Place::Line(number));
+            self.push(path, place, fields, first + number as usize - 1)?;
         }
         Ok(())
     }
 
-    fn push(&mut self, path: &Path, place: Where<'_>, fields: Fields, index: usize) -> Result<()> {
-        let wrong = |what: String| {
-            let place = match place {
-                Where::Said(name) => name.to_string(),
-                Where::Row(row) => row.name(path),
-            };
-            Error::malformed(path, format!("{place} {what}"))
-        };
+    fn push(&mut self, path: &Path, place: Where, fields: Fields, index: usize) -> Result<()> {
+        let wrong = |what: String| Error::malformed(path, format!("{} {what}", place.name(path)));
         let text = fields.instruction.or(fields.text).map(|text| {
             match fields.input.filter(|i| !i.trim().is_empty()) {
                 Some(input) => format!("{text}\nInput:\n{input}"),
@@ -298,15 +298,25 @@ impl<'c> Set<'c> {
                     .map_err(|e: Error| wrong(format!("is wrong: {e}")))?,
             ),
         };
+        let category = fields.category;
         let id = match (fields.id, &self.columns.id) {
             (Some(id), _) => id,
             (None, Some(name)) => return Err(wrong(format!("has no `{name}` (--id-column)"))),
             (None, None) => index.to_string(),
         };
         self.next = index + 1;
+        let bytes = id.len() + text.len() + category.as_ref().map_or(0, String::len);
+        self.pile.add(bytes + BESIDE, || {
+            let count = self.instructions.len();
+            let path = path.display();
+            (
+                format!("{path}: more than its first {count} instructions need"),
+                "give a part of the file",
+            )
+        })?;
         self.instructions.push(Instruction {
             id,
-            category: fields.category,
+            category,
             split,
             text,
         });
@@ -325,28 +335,6 @@ impl<'c> Set<'c> {
         }
         Ok(self.instructions)
     }
-}
-
-/// A key's text; numbers are taken as they are written.
-fn text_of(row: &mut Map<String, Value>, key: &str) -> Result<Option<String>, String> {
-    match row.get(key) {
-        None | Some(Value::Null) => Ok(None),
-        Some(Value::String(text)) => Ok(Some(text.clone())),
-        Some(Value::Number(number)) => Ok(Some(number.to_string())),
-        Some(_) => Err(format!("`{key}` is no text")),
-    }
-}
-
-/// FastChat's and ShareGPT's conversations: `from` and `value` a turn.
-fn first_human_turn(turns: Value) -> Option<String> {
-    let Value::Array(turns) = turns else {
-        return None;
-    };
-    turns.into_iter().find_map(|turn| {
-        let from = turn.get("from")?.as_str()?;
-        let value = turn.get("value")?.as_str()?;
-        ["human", "user"].contains(&from).then(|| value.to_string())
-    })
 }
 
 #[cfg(test)]

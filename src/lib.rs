@@ -50,6 +50,7 @@ pub mod online;
 pub mod persist;
 pub mod predictor;
 pub mod provenance;
+mod regular_file;
 pub mod report;
 pub mod schedule;
 pub mod table;

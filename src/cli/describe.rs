@@ -106,7 +106,7 @@ fn print(dataset: &Path, d: &Description) {
         dataset.display(),
         count(d.overall.samples),
         count(d.instructions),
-        d.model
+        crate::error::visible(&d.model)
     );
     match d.finish_reasons {
         Known::Assumed => {

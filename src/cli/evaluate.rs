@@ -196,7 +196,7 @@ pub fn run(global: &Global, arguments: &Arguments) -> Result<()> {
         println!("{}", to_json(&summary)?);
         return Ok(());
     }
-    println!("{}", caption(&summary));
+    println!("{}", crate::error::visible(&caption(&summary)));
     let (headers, rows) = evaluation.table();
     println!("{}", text_table(&headers, &rows));
     for note in &summary.notes {

@@ -10,6 +10,7 @@ use crate::dataset::embedded;
 use crate::error::{Error, Result};
 use crate::evaluate::statistics::median;
 use crate::instruction;
+use crate::memory;
 use crate::persist;
 use crate::predictor::hints::{Engine, Order, Requests};
 use crate::predictor::known::is_told;
@@ -90,6 +91,10 @@ enum First {
     LongestFirst,
 }
 
+/// What an instruction takes besides its own text: the query, the prediction with its quantiles,
+/// and the line that is written.
+const BYTES: usize = 1000;
+
 pub fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     if let Some(out) = &arguments.out {
         must_not_exist(out)?;
@@ -105,6 +110,14 @@ pub fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     let reading = format!("reading {}", arguments.instructions.display());
     progress::say(global, &reading);
     let instructions = instruction::read(&arguments.instructions)?;
+    let count = instructions.len();
+    let path = arguments.instructions.display();
+    memory::check(
+        &format!("{path}: predictions of its {count} instructions need"),
+        count.saturating_mul(BYTES),
+        memory::available(),
+        "give a part of the file",
+    )?;
     let dataset = embedded::open(&arguments.dataset)?;
     let training = training_lengths(&dataset.training_instances(), Label::Max);
     let workshop = global

@@ -87,11 +87,11 @@ fn compare(global: &Global, runs: &[PathBuf], out: &Path) -> Result<()> {
     let (headers, rows) = comparison.table();
     println!(
         "{}\n\n{}",
-        comparison.finding(),
+        crate::error::visible(&comparison.finding()),
         text_table(&headers, &rows)
     );
     for (key, values) in comparison.changed() {
-        println!("{key}: {}", values.join(" -> "));
+        println!("{key}: {}", crate::error::visible(&values.join(" -> ")));
     }
     if let Some(page) = page {
         println!("{}", page.display());
@@ -104,7 +104,7 @@ fn list(global: &Global, root: &Path) -> Result<()> {
     if global.json {
         println!("{}", json!(entries));
     } else {
-        print!("{}", index_text(&entries));
+        print!("{}", crate::error::visible(&index_text(&entries)));
     }
     if cfg!(feature = "page") {
         let page = write_index(root, &entries)?;

@@ -10,7 +10,7 @@ mod sweep;
 use std::path::Path;
 
 use crate::dataset::{Label, Split};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, misleads};
 use crate::evaluate::summary::Published;
 use crate::online::arrivals::Arrivals;
 use crate::online::metrics::Slo;
@@ -118,6 +118,32 @@ pub struct Arm {
     pub published: Option<Published>,
 }
 
+/// Letters of a name that is written, and of one with what a sweep adds. Names are drawn in
+/// figures, letter by letter.
+const LONGEST_NAME: usize = 200;
+const LONGEST_SWEPT: usize = 1000;
+/// Arms of an experiment, and runs: each is kept in memory, and has its row in every table.
+const MOST_ARMS: usize = 1000;
+const MOST_RUNS: usize = 100_000;
+const TOO_MANY_ARMS: &str = "an experiment has 1000 at most, share them out over several files";
+
+/// Refuses a name that no table could hold, or that would be shown as another.
+fn plain(name: &str, most: usize) -> Result<(), String> {
+    let letters = name.chars().count();
+    if letters > most {
+        return Err(format!(
+            "is {letters} letters long: give a name of {most} at most"
+        ));
+    }
+    match name.chars().find(|c| misleads(*c)) {
+        Some(letter) => Err(format!(
+            "holds {}, which is not shown: leave it out",
+            letter.escape_unicode()
+        )),
+        None => Ok(()),
+    }
+}
+
 /// A mistake that the TOML reader found in a configuration file, with its line and the nearest
 /// valid key.
 pub fn mistake(path: &Path, text: &str, error: &toml::de::Error) -> Error {
@@ -127,7 +153,7 @@ pub fn mistake(path: &Path, text: &str, error: &toml::de::Error) -> Error {
 impl Experiment {
     /// Reads an experiment file.
     pub fn load(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path).map_err(|source| Error::io(path, source))?;
+        let text = crate::regular_file::text_up_to(path, crate::regular_file::SETTINGS)?;
         Experiment::parse(&text, path)
     }
 
@@ -166,6 +192,15 @@ impl Experiment {
             );
         }
 
+        if let Err(message) = plain(&file.experiment.name, LONGEST_NAME) {
+            return Err(source.at_key("experiment", 0, "name", &message));
+        }
+        if file.arm.len() > MOST_ARMS {
+            let count = file.arm.len();
+            let message = format!("{count} arms: {TOO_MANY_ARMS}");
+            return Err(source.in_section("arm", MOST_ARMS, &message));
+        }
+
         let arrivals = file.workload.arrivals.map(|a| a.0);
         if let Some(arrivals) = &arrivals {
             if let Err(error) = arrivals.validate() {
@@ -179,13 +214,22 @@ impl Experiment {
         let live = file.executor.kind != ExecutorKind::Replay;
         let mut arms = Vec::new();
         for (place, keys) in file.arm.iter().enumerate() {
+            if let Some(Err(message)) = keys.name.as_ref().map(|name| plain(name, LONGEST_NAME)) {
+                return Err(source.at_key("arm", place, "name", &message));
+            }
             let merged = keys.clone().over(&file.defaults);
             arms.push(resolve(merged, (arrivals, served), live, |message| {
                 source.in_section("arm", place, message)
             })?);
         }
         for (place, swept) in file.sweep.iter().enumerate() {
-            for keys in sweep::expand(swept, &file.arm, &source, place)? {
+            for keys in sweep::expand(swept, &file.arm, &source, place, MOST_ARMS - arms.len())? {
+                if let Some(Err(message)) =
+                    keys.name.as_ref().map(|name| plain(name, LONGEST_SWEPT))
+                {
+                    let message = format!("the name of an arm: {message}");
+                    return Err(source.in_section("sweep", place, &message));
+                }
                 let merged = keys.over(&file.defaults);
                 arms.push(resolve(merged, (arrivals, served), live, |message| {
                     source.in_section("sweep", place, message)
@@ -194,6 +238,12 @@ impl Experiment {
         }
         if arms.is_empty() {
             return at("", "no `[[arm]]` and no `[[sweep]]`: nothing to run");
+        }
+        if arms.len() * file.experiment.seeds.len() > MOST_RUNS {
+            let (arms, seeds) = (arms.len(), file.experiment.seeds.len());
+            let message =
+                format!("{seeds} seeds of {arms} arms are more than {MOST_RUNS} runs: give fewer");
+            return Err(source.at_key("experiment", 0, "seeds", &message));
         }
         for (place, arm) in arms.iter().enumerate() {
             if arms[..place].iter().any(|other| other.name == arm.name) {

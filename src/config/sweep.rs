@@ -8,12 +8,17 @@ use super::file::ArmKeys;
 use super::mistakes::Source;
 use crate::error::Result;
 
-/// The arms of the sweep at `place` in the file, in the order of its lists.
+/// Keys of a sweep; an arm has thirty.
+const MOST_KEYS: usize = 100;
+
+/// The arms of the sweep at `place` in the file, in the order of its lists, `room` of
+/// them at most.
 pub(super) fn expand(
     sweep: &toml::Table,
     arms: &[ArmKeys],
     source: &Source<'_>,
     place: usize,
+    room: usize,
 ) -> Result<Vec<ArmKeys>> {
     let mistake = |key: &str, message: &str| source.at_key("sweep", place, key, message);
     let base = match sweep.get("arm") {
@@ -30,6 +35,13 @@ pub(super) fn expand(
         Some(_) => return Err(mistake("arm", "must be the name of an [[arm]]")),
     };
 
+    // Each list multiplies them: four of a thousand values are more than any memory holds.
+    let lengths = sweep.values().filter_map(|value| value.as_array());
+    let count = lengths.fold(1_usize, |count, list| count.saturating_mul(list.len()));
+    if count > room || sweep.len() > MOST_KEYS {
+        let message = format!("its lists make too many arms: {}", super::TOO_MANY_ARMS);
+        return Err(source.in_section("sweep", place, &message));
+    }
     let mut combinations: Vec<(ArmKeys, String)> = vec![(base.clone(), String::new())];
     // In the order of the file, which a TOML table does not keep.
     let mut varied: Vec<(&String, &toml::Value)> =

@@ -214,3 +214,71 @@ fn contradictions_name_the_arm_and_its_line() {
         "{seeds}"
     );
 }
+
+#[test]
+fn names_are_short_and_hide_nothing() {
+    let named = |experiment: &str, arm: &str| {
+        format!("[experiment]\nname = \"{experiment}\"\n[[arm]]\nname = \"{arm}\"\n")
+    };
+    parse(&named(&"\u{e9}".repeat(200), "a b")).unwrap();
+    let long = "a".repeat(201);
+    for (text, begin, part) in [
+        (named(&long, "a"), "exp.toml:2: `name`: ", "201 letters"),
+        (named("x", &long), "exp.toml:4: `name`: ", "201 letters"),
+        (named("x", "\\u001b[2J"), "exp.toml:4: `name`: ", "\\u{1b}"),
+        (named("\u{202e}x", "a"), "exp.toml:2: `name`: ", "\\u{202e}"),
+        (named("x", "a\u{200b}"), "exp.toml:4: `name`: ", "\\u{200b}"),
+    ] {
+        let message = refusal(&text);
+        assert!(
+            message.starts_with(begin) && message.contains(part),
+            "{message}"
+        );
+    }
+    let swept = format!(
+        "{}[[sweep]]\narm = 'a'\npredictor = ['b', 'file:{}']\n",
+        named("x", "a"),
+        "c".repeat(1000)
+    );
+    let message = refusal(&swept);
+    assert!(
+        message.starts_with("exp.toml:5: the name of an arm"),
+        "{message}"
+    );
+}
+
+#[test]
+fn more_runs_than_anyone_waits_for_are_refused() {
+    let base = "[experiment]\nname = 'x'\nseeds = [SEEDS]\n[[arm]]\nname = 'a'\n";
+    let list = |count: usize| {
+        let numbers: Vec<String> = (1..=count).map(|n| n.to_string()).collect();
+        numbers.join(", ")
+    };
+    let one = base.replace("SEEDS", "1");
+    let sweep = |count: usize| {
+        let keys = ["group_size", "batch_size", "max_new_tokens", "binning"].map(|key| {
+            let values = list(count);
+            format!("{key} = [{values}]\n")
+        });
+        format!("{one}[[sweep]]\narm = 'a'\n{}", keys.concat())
+    };
+    let message = refusal(&sweep(1000));
+    assert!(
+        message.starts_with("exp.toml:6: its lists make too many arms"),
+        "{message}"
+    );
+    let few = sweep(4)
+        .replace("group_size", "# ")
+        .replace("binning", "# ");
+    assert_eq!(parse(&few).unwrap().arms.len(), 17);
+    let message = refusal(&base.replace("SEEDS", &list(100_001)));
+    assert!(
+        message.starts_with("exp.toml:3: `seeds`: 100001 seeds"),
+        "{message}"
+    );
+    let arms: String = (0..1001)
+        .map(|n| format!("[[arm]]\nname = '{n}'\n"))
+        .collect();
+    let message = refusal(&format!("[experiment]\nname = 'x'\n{arms}"));
+    assert!(message.contains("1001 arms"), "{message}");
+}

@@ -121,11 +121,10 @@ pub(crate) fn each_appended(
     path: &Path,
     mut each: impl FnMut(u64, StoredSample) -> Result<()>,
 ) -> Result<()> {
-    let file = match File::open(path) {
-        Ok(file) => file,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        Err(e) => return Err(Error::io(path, e)),
-    };
+    if !path.exists() {
+        return Ok(());
+    }
+    let file = crate::regular_file::open(path)?;
     let mut reader = BufReader::new(file);
     let mut line = Vec::new();
     let mut begin = 0;

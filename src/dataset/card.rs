@@ -133,7 +133,8 @@ const COLUMNS: [ColumnText; 12] = [
 pub fn write(file: &Path, card: &Path, making: &Making) -> Result<bool> {
     if card.exists() {
         // What cannot be read as ours is somebody else's.
-        let ours = std::fs::read_to_string(card).is_ok_and(|there| there.contains(MARKER));
+        let there = crate::regular_file::text_up_to(card, crate::regular_file::LISTS);
+        let ours = there.is_ok_and(|there| there.contains(MARKER));
         if !ours {
             return Ok(false);
         }

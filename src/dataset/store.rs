@@ -284,7 +284,7 @@ pub(crate) fn read_finished(dir: &Path) -> Result<LengthDataset> {
 }
 
 fn read_manifest(path: &Path) -> Result<Manifest> {
-    let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
+    let text = crate::regular_file::text_up_to(path, crate::regular_file::SETTINGS)?;
     serde_json::from_str(&text)
         .map_err(|e| Error::malformed(path, format!("is damaged ({e}): give another --out")))
 }

@@ -103,7 +103,7 @@ impl StepTimeModel {
                 PRESETS.map(|(name, _)| name).join(", ")
             )));
         }
-        let text = std::fs::read_to_string(path).map_err(|source| Error::io(path, source))?;
+        let text = crate::regular_file::text_up_to(path, crate::regular_file::SETTINGS)?;
         StepTimeModel::parse(&text, path)
     }
 

@@ -74,12 +74,11 @@ pub fn write(adapter: &Adapter, dir: &Path) -> Result<()> {
 /// not a LoRA pair of a linear layer.
 pub fn read(dir: &Path) -> Result<Adapter> {
     let path = dir.join(CONFIG);
-    let text = std::fs::read_to_string(&path).map_err(|e| Error::io(&path, e))?;
-    let description: Value = serde_json::from_str(&text)
-        .map_err(|e| Error::malformed(&path, format!("is not JSON: {e}")))?;
+    let description: Value = crate::regular_file::any_json(&path, "save the adapter again")?;
     let config = read_config(&path, &description)?;
     let weights = dir.join(WEIGHTS);
-    let bytes = std::fs::read(&weights).map_err(|e| Error::io(&weights, e))?;
+    crate::model::weights::check_header(&weights)?;
+    let bytes = crate::regular_file::bytes(&weights)?;
     let tensors = candle_core::safetensors::load_buffer(&bytes, &Device::Cpu)
         .map_err(|e| Error::malformed(&weights, format!("is not a safetensors file: {e}")))?;
     let mut halves: BTreeMap<String, [Option<Tensor>; 2]> = BTreeMap::new();

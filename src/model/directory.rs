@@ -31,7 +31,9 @@ pub(super) fn directory_weights(dir: &Path) -> Result<WeightFiles> {
             dir.join("model.safetensors"),
         ]));
     }
-    let loose = |p: &&PathBuf| ends(p, "safetensors") && !last_part(p).starts_with("adapter_");
+    let loose = |p: &&PathBuf| {
+        ends(p, "safetensors") && !last_part(p).starts_with("adapter_") && p.is_file()
+    };
     let weights: Vec<PathBuf> = names.iter().filter(loose).cloned().collect();
     if !weights.is_empty() {
         return Ok(WeightFiles::Safetensors(weights));

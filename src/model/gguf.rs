@@ -41,7 +41,7 @@ impl GgufModel {
     /// The file cannot be read, or is not a sound GGUF file.
     pub fn open(path: &Path) -> Result<GgufModel> {
         let length = check(path)?;
-        let file = File::open(path).map_err(|e| Error::io(path, e))?;
+        let file = crate::regular_file::open(path)?;
         let mut header = Vec::new();
         file.take(length)
             .read_to_end(&mut header)
@@ -215,7 +215,7 @@ impl GgufModel {
             .unwrap_or(1.0) as f32;
         match kind {
             "none" if divided => {
-                let file = File::open(&self.path).map_err(|e| Error::io(&self.path, e))?;
+                let file = crate::regular_file::open(&self.path)?.into_inner();
                 let divisors = self
                     .dequantize(&mut BufReader::new(file), ROPE_FREQS, None)
                     .and_then(|t| t.flatten_all()?.to_vec1::<f32>())
@@ -249,7 +249,7 @@ impl GgufModel {
     /// Tensors missing, misshapen, or not known to this program; the file cannot be read.
     pub(super) fn tensors(self) -> Result<GgufTensors> {
         let config = self.model_config()?;
-        let file = File::open(&self.path).map_err(|e| Error::io(&self.path, e))?;
+        let file = crate::regular_file::open(&self.path)?.into_inner();
         let mut known = HashSet::new();
         for (name, shape) in config.tensor_shapes() {
             let stored = gguf_name(&name);

@@ -22,6 +22,7 @@ mod sentence_encoder;
 mod sentencepiece;
 pub mod source;
 pub mod tokenizer;
+mod tokenizer_file;
 mod torch_file;
 pub mod weights;
 mod wheel;

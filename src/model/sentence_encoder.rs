@@ -46,21 +46,12 @@ impl SentenceEncoder {
         };
         let config = read_config(&dir.join("config.json"))?.ok_or_else(no_encoder)?;
         let path = dir.join("tokenizer.json");
-        let damaged = |e: &dyn std::fmt::Display| {
-            Error::malformed(
-                &path,
-                format!("is no tokenizer ({}): download it again", one_line(e)),
-            )
-        };
-        let bytes = std::fs::read(&path).map_err(|e| Error::io(&path, e))?;
-        let read = quietly(TRIPPED, || Tokenizer::from_bytes(&bytes));
-        let mut tokenizer = read.map_err(|e| damaged(&e))?;
-        tokenizer.with_padding(None);
-        tokenizer.with_truncation(None).map_err(|e| damaged(&e))?;
+        let (tokenizer, _) = super::tokenizer_file::read(&path)?;
 
         let mut tensors = std::collections::HashMap::new();
         for shard in shards {
-            let bytes = std::fs::read(shard).map_err(|e| Error::io(shard, e))?;
+            super::weights::check_header(shard)?;
+            let bytes = crate::regular_file::bytes(shard)?;
             let read =
                 candle_core::safetensors::load_buffer(&bytes, &Device::Cpu).map_err(|e| {
                     let why = format!("is damaged ({}): download it again", one_line(e));

@@ -28,6 +28,8 @@ const SPACE: &str = "\u{2581}";
 const MAX_FILE: u64 = 64 << 20;
 /// Bytes of a piece that merges may make; the longest of Llama has 48.
 const MAX_PIECE: usize = 1024;
+/// Tokens of a model; the largest vocabularies have 262,144.
+const MAX_PIECES: usize = 1 << 21;
 
 type Outcome<T> = std::result::Result<T, String>;
 
@@ -124,25 +126,38 @@ struct NormalizerProto {
     escape_whitespaces: Option<bool>,
 }
 
+/// Fields of the file, most of them pieces: an empty one takes 2 bytes, and 40 once it is read.
+fn fields(mut bytes: &[u8]) -> usize {
+    let mut count = 0;
+    while !bytes.is_empty() && count <= MAX_PIECES {
+        let Ok((tag, kind)) = prost::encoding::decode_key(&mut bytes) else {
+            break;
+        };
+        let context = prost::encoding::DecodeContext::default();
+        if prost::encoding::skip_field(kind, tag, &mut bytes, context).is_err() {
+            break;
+        }
+        count += 1;
+    }
+    count
+}
+
 impl Vocabulary {
     /// Reads a `tokenizer.model`.
     ///
     /// # Errors
     /// No SentencePiece file, or one that does other than byte-pair encoding of unchanged text.
     pub fn read(path: &Path) -> Result<Vocabulary> {
-        let size = std::fs::metadata(path)
-            .map_err(|e| Error::io(path, e))?
-            .len();
-        if size > MAX_FILE {
-            return Err(Error::malformed(path, "is too large: download it again"));
-        }
-        let bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
+        let bytes = crate::regular_file::bytes_up_to(path, MAX_FILE)?;
         Vocabulary::parse(&bytes).map_err(|why| Error::malformed(path, why))
     }
 
     fn parse(bytes: &[u8]) -> Outcome<Vocabulary> {
         let damaged =
             |why: &str| format!("damaged or not a SentencePiece model ({why}): download it again");
+        if fields(bytes) > MAX_PIECES {
+            return Err(damaged("more tokens than any model has"));
+        }
         let proto = ModelProto::decode(bytes).map_err(|e| damaged(&one_line(e)))?;
         let trainer = proto.trainer.ok_or_else(|| damaged("no trainer_spec"))?;
         let normalizer = proto
@@ -235,7 +250,14 @@ impl Vocabulary {
     fn ids(&self) -> Outcome<HashMap<&str, u32>> {
         let mut ids = HashMap::new();
         for (id, piece) in self.pieces.iter().enumerate() {
-            if piece.text.is_empty() || !piece.score.is_finite() {
+            // Those that are looked for whole are thirty times as large in memory.
+            let length = piece.text.len();
+            if length > MAX_PIECE {
+                return Err(format!(
+                    "its token {id} of {length} bytes makes no sense: download it again"
+                ));
+            }
+            if length == 0 || !piece.score.is_finite() {
                 return Err(format!("its token {id} makes no sense: download it again"));
             }
             if ids.insert(piece.text.as_str(), id as u32).is_some() {
@@ -259,12 +281,6 @@ impl Vocabulary {
         let mut merges = Vec::new();
         for piece in self.pieces.iter().filter(merged) {
             let text = piece.text.as_str();
-            if text.len() > MAX_PIECE {
-                let length = text.len();
-                return Err(format!(
-                    "a token of {length} bytes makes no sense: download it again"
-                ));
-            }
             let first = merges.len();
             for (at, _) in text.char_indices().skip(1) {
                 let (left, right) = text.split_at(at);

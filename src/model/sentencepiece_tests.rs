@@ -15,7 +15,7 @@ fn matches_golden(path: &Path, golden: &str) {
     let vocabulary = Vocabulary::read(path).unwrap();
     assert_eq!(vocabulary.bos_text(), Some("<s>"));
     let [legacy, modern] = [true, false].map(|legacy| {
-        crate::model::TextTokenizer::of_vocabulary(&vocabulary, legacy, &[]).unwrap()
+        crate::model::TextTokenizer::of_vocabulary(&vocabulary, legacy, &[], path).unwrap()
     });
     let (mut plain, mut special) = (0, 0);
     for line in golden.lines() {

@@ -289,16 +289,7 @@ impl Places {
 
 /// Reads a small JSON file that a model came with.
 pub(super) fn read_json(path: &Path) -> Result<serde_json::Value> {
-    const LIMIT: u64 = 256 << 20;
-    let size = std::fs::metadata(path)
-        .map_err(|e| Error::io(path, e))?
-        .len();
-    if size > LIMIT {
-        return Err(Error::malformed(path, "is too large: download it again"));
-    }
-    let bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
-    serde_json::from_slice(&bytes)
-        .map_err(|e| Error::malformed(path, format!("is not valid JSON ({e}): download it again")))
+    crate::regular_file::any_json(path, "download it again")
 }
 
 /// As [`read_json`]; null where there is no such file.

@@ -1,7 +1,9 @@
 //! Text to token ids and back. Everything beyond this edge speaks ids.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
 
 use candle_core::quantized::gguf_file::Value;
 use candle_core::quantized::tokenizer::TokenizerFromGguf;
@@ -19,14 +21,23 @@ use crate::foreign::quietly;
 use super::gguf::GgufModel;
 use super::sentencepiece::{Addition, Kind, Piece, Vocabulary};
 use super::source::{ModelFiles, WeightFiles, one_line, optional_json};
+use super::tokenizer_file;
 
 /// Said where the tokenizer library panics.
 pub(super) const TRIPPED: &str = "the tokenizer is damaged";
 
+/// A text that is split for longer than this is split by a pattern that is made to hurt: a long
+/// prompt takes milliseconds.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 /// A model's tokenizer.
 #[derive(Debug, Clone)]
 pub struct TextTokenizer {
-    inner: Tokenizer,
+    inner: Arc<Tokenizer>,
+    /// Where it is from, for messages.
+    path: PathBuf,
+    /// Whether it has patterns that the file itself made up.
+    has_patterns: bool,
     /// SentencePiece's token that begins a text.
     bos: Option<(String, u32)>,
     /// Whether a space is put before a text here, and not by the tokenizer itself.
@@ -55,20 +66,18 @@ impl TextTokenizer {
                  model came from",
             ));
         }
-        let mut inner = quietly(TRIPPED, || Tokenizer::from_file(&path)).map_err(|why| {
-            Error::malformed(&path, format!("{}: download it again", one_line(why)))
-        })?;
-        // Settings of whoever saved the file; a prompt must come through whole.
-        inner.with_padding(None);
-        inner
-            .with_truncation(None)
-            .map_err(|e| Error::malformed(&path, one_line(e)))?;
-        Ok(TextTokenizer::of(inner))
+        let (inner, has_patterns) = tokenizer_file::read(&path)?;
+        Ok(TextTokenizer {
+            has_patterns,
+            ..TextTokenizer::of(inner, &path)
+        })
     }
 
-    fn of(inner: Tokenizer) -> TextTokenizer {
+    fn of(inner: Tokenizer, path: &Path) -> TextTokenizer {
         TextTokenizer {
-            inner,
+            inner: Arc::new(inner),
+            path: path.to_path_buf(),
+            has_patterns: false,
             bos: None,
             prefixed: false,
         }
@@ -83,7 +92,7 @@ impl TextTokenizer {
         let config = optional_json(&dir.join("tokenizer_config.json"))?;
         let added = additions(dir, &config, vocabulary.pieces.len())?;
         let legacy = config["legacy"].as_bool().unwrap_or(true);
-        TextTokenizer::of_vocabulary(&vocabulary, legacy, &added)
+        TextTokenizer::of_vocabulary(&vocabulary, legacy, &added, &path)
             .map_err(|why| Error::malformed(&path, why))
     }
 
@@ -91,13 +100,14 @@ impl TextTokenizer {
         vocabulary: &Vocabulary,
         legacy: bool,
         added: &[Addition],
+        path: &Path,
     ) -> std::result::Result<TextTokenizer, String> {
         let inner = vocabulary.tokenizer(legacy, added)?;
         let bos = vocabulary.bos_text().zip(vocabulary.bos);
         Ok(TextTokenizer {
-            inner,
             bos: bos.map(|(text, id)| (text.to_string(), id)),
             prefixed: vocabulary.add_dummy_prefix && !legacy,
+            ..TextTokenizer::of(inner, path)
         })
     }
 
@@ -120,7 +130,7 @@ impl TextTokenizer {
             "llama" => {
                 // As llama.cpp does, and transformers' `legacy`.
                 return gguf_vocabulary(gguf)
-                    .and_then(|v| TextTokenizer::of_vocabulary(&v, true, &[]))
+                    .and_then(|v| TextTokenizer::of_vocabulary(&v, true, &[], &gguf.path))
                     .map_err(|why| Error::malformed(&gguf.path, why));
             }
             other => return Err(refuse("tokenizer", other)),
@@ -143,7 +153,7 @@ impl TextTokenizer {
             inner.with_model(bpe);
         }
         inner.with_decoder(Some(ByteLevel::new(false, true, true)));
-        Ok(TextTokenizer::of(inner))
+        Ok(TextTokenizer::of(inner, &gguf.path))
     }
 
     /// Ids of a text. Special tokens written in the text are recognised; none are added.
@@ -174,9 +184,36 @@ impl TextTokenizer {
     }
 
     fn ids(&self, text: &str) -> Result<Vec<u32>> {
-        let encoding = quietly(TRIPPED, || self.inner.encode_fast(text, false))
-            .map_err(|e| Error::Usage(format!("the text cannot be tokenized: {}", one_line(e))))?;
-        Ok(encoding.get_ids().to_vec())
+        let text = text.to_string();
+        self.within_patience(move |inner| {
+            let encoding = inner.encode_fast(text, false)?;
+            Ok(encoding.get_ids().to_vec())
+        })
+        .map_err(|e| self.damaged(&format!("a text cannot be tokenized by it ({e})")))
+    }
+
+    /// An error of the file that it is from.
+    pub(crate) fn damaged(&self, why: &str) -> Error {
+        Error::malformed(&self.path, format!("{why}: download it again"))
+    }
+
+    /// Has the library work; where a file has patterns of its own, on a thread that is not waited
+    /// for without end, since there are patterns that take years on a text of a page.
+    fn within_patience<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Tokenizer) -> tokenizers::Result<T> + Send + 'static,
+    ) -> std::result::Result<T, String> {
+        let inner = self.inner.clone();
+        let work = move || quietly(TRIPPED, || work(&inner)).map_err(one_line);
+        if !self.has_patterns {
+            return work();
+        }
+        let (done, outcome) = std::sync::mpsc::sync_channel(1);
+        let begun = std::thread::Builder::new().spawn(move || done.send(work()));
+        begun.map_err(|e| format!("no thread: {e}"))?;
+        outcome
+            .recv_timeout(PATIENCE)
+            .map_err(|_| format!("its patterns take more than {} s", PATIENCE.as_secs()))?
     }
 
     /// SentencePiece's token that begins a text, as it is written; other tokenizers leave it to
@@ -190,8 +227,9 @@ impl TextTokenizer {
     /// # Errors
     /// The tokenizer cannot take the ids.
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
-        quietly(TRIPPED, || self.inner.decode(ids, true))
-            .map_err(|e| Error::Usage(format!("tokens cannot be turned to text: {}", one_line(e))))
+        let ids = ids.to_vec();
+        self.within_patience(move |inner| inner.decode(&ids, true))
+            .map_err(|e| self.damaged(&format!("tokens cannot be turned to text by it ({e})")))
     }
 
     /// The id of a token as it is written, special tokens included.

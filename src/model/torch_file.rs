@@ -57,7 +57,7 @@ impl TorchShards {
     /// A file that cannot be read, or that is no table of tensors as `torch.save` writes it.
     pub fn open(paths: &[PathBuf]) -> Result<TorchShards> {
         let open = |path: &PathBuf| {
-            let file = File::open(path).map_err(|e| Error::io(path, e))?;
+            let file = crate::regular_file::open(path)?.into_inner();
             let map = map(path, &file)?;
             TorchFile::open(&file, map).map_err(|flaw| refused(path, flaw))
         };

@@ -223,6 +223,9 @@ impl Checkpoint {
                 ));
             }
             (WeightFiles::Safetensors(paths), Some(dir)) => {
+                for path in paths {
+                    check_header(path)?;
+                }
                 // SAFETY: the mapping is only read; as with every mapped file, other programs
                 // must not cut it while the model is loaded.
                 let mapped = unsafe { MmapedSafetensors::multi(paths) }.map_err(|e| {
@@ -388,6 +391,28 @@ impl Stored for MmapedSafetensors {
 
     fn load(&self, name: &str) -> candle_core::Result<Tensor> {
         self.get(name)?.load(&Device::Cpu)
+    }
+}
+
+/// Bytes of a safetensors file's header: some hundred a tensor, which become fifteen times as
+/// many in memory.
+const MOST_HEADER: u64 = 8 << 20;
+
+/// Refuses what is no regular file, or has a header such as no model's.
+///
+/// # Errors
+/// As said.
+pub(crate) fn check_header(path: &Path) -> Result<()> {
+    let mut file = crate::regular_file::open(path)?;
+    let mut length = [0; 8];
+    // A shorter file is told by whoever reads it.
+    let read = std::io::Read::read_exact(&mut file, &mut length);
+    match u64::from_le_bytes(length) {
+        length if read.is_ok() && length > MOST_HEADER => Err(Error::malformed(
+            path,
+            format!("a header of {length} bytes makes no sense: download it again"),
+        )),
+        _ => Ok(()),
     }
 }
 

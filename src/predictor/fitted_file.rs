@@ -40,7 +40,7 @@ impl<S: DeserializeOwned> FittedFile<S> {
     /// # Errors
     /// A file that is missing, damaged, or not one of these.
     pub fn read(path: &Path) -> Result<FittedFile<S>> {
-        let bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
+        let bytes = crate::regular_file::bytes(path)?;
         let damaged = |why: String| Error::malformed(path, format!("{why}: train again"));
         let (_, header) = safetensors::SafeTensors::read_metadata(&bytes)
             .map_err(|e| damaged(format!("is damaged ({e})")))?;

@@ -1,12 +1,16 @@
 //! Predictions made elsewhere: `file:predictions.jsonl`, a line an instruction.
 
 use std::collections::{BTreeMap, HashMap};
+use std::fmt;
 use std::path::Path;
 
 use serde::Deserialize;
+use serde::de::{self, Deserializer, MapAccess, Visitor};
 use serde_json::{Map, Value, json};
 
 use crate::error::{Error, Result};
+use crate::memory::Pile;
+use crate::regular_file::Lines;
 
 use super::{LEVELS, Prediction, Predictor, Quantiles, Query};
 
@@ -23,7 +27,44 @@ struct Line {
     #[serde(default)]
     unparsable: bool,
     /// Tokens by level, as text.
+    #[serde(default, deserialize_with = "some_levels")]
     quantiles: Option<BTreeMap<String, f64>>,
+}
+
+/// Levels that a line may state. There are 21 where all of them are.
+const MOST_LEVELS: usize = 1000;
+
+fn some_levels<'de, D: Deserializer<'de>>(
+    from: D,
+) -> std::result::Result<Option<BTreeMap<String, f64>>, D::Error> {
+    struct Levels;
+
+    impl<'de> Visitor<'de> for Levels {
+        type Value = Option<BTreeMap<String, f64>>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            write!(f, "tokens by level, of {MOST_LEVELS} levels at most")
+        }
+
+        fn visit_unit<E>(self) -> std::result::Result<Self::Value, E> {
+            Ok(None)
+        }
+
+        fn visit_map<A: MapAccess<'de>>(
+            self,
+            mut map: A,
+        ) -> std::result::Result<Self::Value, A::Error> {
+            let mut levels = BTreeMap::new();
+            while let Some((level, tokens)) = map.next_entry()? {
+                levels.insert(level, tokens);
+                if levels.len() > MOST_LEVELS {
+                    return Err(de::Error::invalid_length(levels.len(), &self));
+                }
+            }
+            Ok(Some(levels))
+        }
+    }
+    from.deserialize_any(Levels)
 }
 
 /// A prediction as `predict` writes it: `{"instruction_id", "predicted_tokens", "unparsable"}`,
@@ -84,13 +125,10 @@ impl FromFile {
     /// # Errors
     /// A missing file or a malformed line.
     pub fn read(name: &str, path: &Path) -> Result<FromFile> {
-        let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
+        let mut lines = Lines::open(path)?;
         let mut predictions = HashMap::new();
-        for (number, line) in text.lines().enumerate() {
-            if line.trim().is_empty() {
-                continue;
-            }
-            let number = number + 1;
+        let mut pile = Pile::default();
+        while let Some((number, line)) = lines.following()? {
             let line: Line = serde_json::from_str(line).map_err(|e| {
                 Error::malformed(
                     path,
@@ -106,6 +144,12 @@ impl FromFile {
                 quantiles: quantiles
                     .map_err(|e| Error::malformed(path, format!("line {number}: {e}")))?,
             };
+            // Itself in a table that is up to half empty, and its id.
+            let bytes = 2 * size_of::<(String, Prediction)>() + line.instruction_id.len() + 32;
+            pile.add(bytes, || {
+                let what = format!("{}: its predictions need", path.display());
+                (what, "give a part of the file")
+            })?;
             predictions.insert(line.instruction_id, prediction);
         }
         Ok(FromFile {

@@ -64,12 +64,11 @@ impl HeldOut {
     /// A file that is missing or damaged.
     pub fn read(dir: &Path) -> Result<HeldOut> {
         let path = dir.join(FILE);
-        let text = std::fs::read_to_string(&path).map_err(|e| match e.kind() {
-            std::io::ErrorKind::NotFound => Error::Usage(format!(
+        let text = crate::regular_file::text_if_there(&path, u64::MAX)?.ok_or_else(|| {
+            Error::Usage(format!(
                 "{} holds no held-out predictions: train it again with `lenaware finetune`",
                 dir.display()
-            )),
-            _ => Error::io(&path, e),
+            ))
         })?;
         let damaged = |number: usize, why: String| {
             Error::malformed(&path, format!("line {}: {why}: train again", number + 1))

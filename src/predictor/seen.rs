@@ -70,11 +70,7 @@ impl Seen {
     /// A damaged file.
     pub fn read(folder: &Path) -> Result<Seen> {
         let path = folder.join(FILE);
-        let text = match std::fs::read_to_string(&path) {
-            Ok(text) => text,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Seen::default()),
-            Err(e) => return Err(Error::io(&path, e)),
-        };
+        let text = crate::regular_file::text_if_there(&path, u64::MAX)?.unwrap_or_default();
         let prints = text.lines().enumerate().map(|(at, line)| {
             u64::from_str_radix(line, 16).map_err(|e| {
                 let line = format!("line {}: {e}: train again", at + 1);

@@ -44,7 +44,7 @@ impl StatesCache {
         let width = of.vectors() * chat.config().hidden_size;
         let mut rows = HashMap::new();
         if path.exists() {
-            let bytes = std::fs::read(&path).map_err(|e| Error::io(&path, e))?;
+            let bytes = crate::regular_file::bytes(&path)?;
             let row = KEY + 4 * width;
             if width == 0 || !bytes.len().is_multiple_of(row) {
                 let why = "is not a cache of such states: delete it";

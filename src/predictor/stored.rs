@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::digest::sha256_file;
 use crate::error::{Error, Result};
 use crate::persist;
+use crate::regular_file;
 
 use super::tuning::CHECKPOINTS;
 
@@ -110,10 +111,8 @@ impl Description {
             )));
         }
         let path = dir.join(FILE);
-        let text = match std::fs::read_to_string(&path) {
-            Ok(text) => text,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(e) => return Err(Error::io(&path, e)),
+        let Some(text) = regular_file::text_if_there(&path, regular_file::SETTINGS)? else {
+            return Ok(None);
         };
         serde_json::from_str(&text)
             .map(Some)
@@ -144,6 +143,14 @@ impl Description {
     pub fn check_files(&self, dir: &Path) -> Result<()> {
         for (name, known) in &self.files {
             let path = dir.join(name);
+            // A path would have any file of the machine read, and told whether it is known.
+            if Path::new(name)
+                .file_name()
+                .is_none_or(|plain| plain != name.as_str())
+            {
+                let what = format!("`files` names `{name}`, which is not beside it: train again");
+                return Err(Error::malformed(dir.join(FILE), what));
+            }
             if sha256_file(&path)? != *known {
                 let why = "is not the file that was trained (its hash differs from that in \
                            predictor.json): restore it, or train again";
@@ -194,4 +201,24 @@ fn hashes(dir: &Path) -> Result<BTreeMap<String, String>> {
 /// As much of a hash as people compare.
 fn beginning(sha256: &str) -> String {
     sha256.chars().take(8).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_files_beside_it_are_asked_for() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["/etc/hostname", "../weights.json", "a/b", "..", ""] {
+            let text = format!(
+                r#"{{"kind": "lexical", "label": "max", "dataset": "d", "training_instructions": 1,
+                    "training_median": 1.0, "tool_version": "0", "files": {{"{name}": "00"}}}}"#
+            );
+            std::fs::write(dir.path().join(FILE), text).unwrap();
+            let described = Description::read(dir.path()).unwrap().unwrap();
+            let refused = described.check_files(dir.path()).unwrap_err().to_string();
+            assert!(refused.contains("not beside it"), "{refused}");
+        }
+    }
 }

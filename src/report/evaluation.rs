@@ -92,7 +92,7 @@ pub fn is_evaluation(folder: &Path) -> bool {
 
 fn read(folder: &Path) -> Result<EvaluationSummary> {
     let path = folder.join(SUMMARY);
-    let bytes = std::fs::read(&path).map_err(|e| Error::io(&path, e))?;
+    let bytes = crate::regular_file::bytes_up_to(&path, crate::regular_file::LISTS)?;
     serde_json::from_slice(&bytes).map_err(|e| Error::malformed(&path, e.to_string()))
 }
 
@@ -104,7 +104,8 @@ fn read(folder: &Path) -> Result<EvaluationSummary> {
 pub fn draw_evaluation(folder: &Path) -> Result<PathBuf> {
     let summary = read(folder)?;
     let environment = folder.join("environment.json");
-    let environment = std::fs::read_to_string(environment).unwrap_or_default();
+    let environment = crate::regular_file::text_up_to(&environment, crate::regular_file::LISTS)
+        .unwrap_or_default();
     let figures = draw_figures(folder, &summary)?;
     let (headers, rows) = tables::whole(&summary);
     let (bin_headers, bin_rows) = tables::by_length(&summary);

@@ -52,7 +52,7 @@ impl About {
     /// What the page at a path says; none where it is not one of ours.
     pub fn of(path: &Path) -> Option<About> {
         let mut head = Vec::new();
-        let file = std::fs::File::open(path).ok()?;
+        let file = crate::regular_file::open(path).ok()?;
         file.take(HEAD).read_to_end(&mut head).ok()?;
         About::read(&String::from_utf8_lossy(&head))
     }
@@ -110,7 +110,8 @@ fn walk(root: &Path, at: &Path, depth: usize, found: &mut Vec<Entry>) -> std::io
         let page = None;
         found.push(Entry { run, page, about });
     } else if folder.join("arms.jsonl").is_file() {
-        let arms = std::fs::read_to_string(folder.join("arms.jsonl")).unwrap_or_default();
+        let arms = crate::regular_file::text_up_to(&folder.join("arms.jsonl"), u64::MAX)
+            .unwrap_or_default();
         let title = at.parent().unwrap_or(at).to_string_lossy().into_owned();
         let about = About {
             title,

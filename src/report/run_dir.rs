@@ -4,7 +4,7 @@
 //! Every file appears whole or not at all, except `arms.jsonl`, to which finished arms are
 //! appended; a line torn by a crash is dropped when the folder is opened again.
 
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,6 +16,7 @@ use crate::evaluate::summary::{ArmRun, BatchRecord, RequestRecord, Summary};
 
 use super::{records, run_order, tables};
 use crate::persist::{self, Lock};
+use crate::regular_file;
 
 /// The folder of one run.
 #[derive(Debug, Clone)]
@@ -222,15 +223,14 @@ pub struct RunData {
 /// Reads a run's folder. Only `summary.json` must be there; what else is missing is empty.
 pub fn read_run(path: &Path) -> Result<RunData> {
     let summary_path = path.join("summary.json");
-    let bytes = std::fs::read(&summary_path).map_err(|e| Error::io(&summary_path, e))?;
+    let bytes = regular_file::bytes_up_to(&summary_path, regular_file::LISTS)?;
     let summary = serde_json::from_slice(&bytes)
-        .map_err(|e| Error::malformed(&summary_path, e.to_string()))?;
+        .map_err(|e| Error::malformed(&summary_path, format!("{e}: run the experiment again")))?;
     let config = read_optional(&path.join("config.toml"))?.unwrap_or_default();
     let environment_path = path.join("environment.json");
-    let environment = match read_optional(&environment_path)? {
-        Some(text) => serde_json::from_str(&text)
-            .map_err(|e| Error::malformed(&environment_path, e.to_string()))?,
-        None => Value::Null,
+    let environment = match environment_path.exists() {
+        true => regular_file::any_json(&environment_path, "run the experiment again")?,
+        false => Value::Null,
     };
     Ok(RunData {
         summary,
@@ -302,12 +302,7 @@ fn attach<T>(
 }
 
 fn read_optional(path: &Path) -> Result<Option<String>> {
-    let mut text = String::new();
-    match File::open(path).and_then(|mut file| file.read_to_string(&mut text)) {
-        Ok(_) => Ok(Some(text)),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(Error::io(path, e)),
-    }
+    regular_file::text_if_there(path, u64::MAX)
 }
 
 pub(super) fn pretty(value: &impl serde::Serialize) -> Result<Vec<u8>> {

@@ -3,47 +3,21 @@
 
 use std::borrow::Cow;
 use std::fmt;
-use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 
 use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
-use serde_json::Value;
 
+use super::json::{self, Pick};
 use super::{Cell, Each, Place, Wanted};
 use crate::error::{Error, Result};
-
-/// A longer line is no row of a table, and is not read into memory.
-const LONGEST_LINE: u64 = 64 << 20;
+use crate::regular_file::Lines;
 
 pub(super) fn read(path: &Path, wanted: &[Wanted], each: &mut Each<'_>) -> Result<()> {
-    let file = File::open(path).map_err(|e| Error::io(path, e))?;
-    let mut reader = BufReader::with_capacity(1 << 20, file);
-    let mut line = Vec::new();
+    let mut lines = Lines::open(path)?;
     let mut seen = vec![false; wanted.len()];
     let mut first_keys: Option<Vec<String>> = None;
-    for number in 1.. {
-        line.clear();
-        let read = (&mut reader)
-            .take(LONGEST_LINE)
-            .read_until(b'\n', &mut line)
-            .map_err(|e| Error::io(path, e))?;
-        if read == 0 {
-            break;
-        }
+    while let Some((number, text)) = lines.following()? {
         let place = Place::Line(number);
-        if read as u64 == LONGEST_LINE {
-            return Err(place.wrong(path, "is longer than 64 MiB: give one object a line"));
-        }
-        let text = std::str::from_utf8(&line)
-            .map_err(|_| place.wrong(path, "is not UTF-8: save the file as UTF-8"))?;
-        let text = match number {
-            1 => text.trim_start_matches('\u{feff}').trim(),
-            _ => text.trim(),
-        };
-        if text.is_empty() {
-            continue;
-        }
         let mut parser = serde_json::Deserializer::from_str(text);
         let cells = Row(wanted)
             .deserialize(&mut parser)
@@ -81,10 +55,29 @@ pub(super) fn read(path: &Path, wanted: &[Wanted], each: &mut Each<'_>) -> Resul
     }
 }
 
+/// As many of a row's keys as a message names.
 fn keys(text: &str) -> Vec<String> {
-    match serde_json::from_str(text) {
-        Ok(Value::Object(object)) => object.into_iter().map(|(key, _)| key).collect(),
-        _ => Vec::new(),
+    json::from_text(text, Keys).unwrap_or_default()
+}
+
+struct Keys;
+
+impl<'de> Pick<'de> for Keys {
+    type Picked = Vec<String>;
+
+    fn nothing(self) -> Vec<String> {
+        Vec::new()
+    }
+
+    fn object<A: MapAccess<'de>>(self, mut object: A) -> Result<Vec<String>, A::Error> {
+        let mut keys = Vec::new();
+        while let Some(key) = object.next_key::<String>()? {
+            object.next_value::<IgnoredAny>()?;
+            if keys.len() < 30 && key.len() <= 200 {
+                keys.push(key);
+            }
+        }
+        Ok(keys)
     }
 }
 

@@ -3,6 +3,7 @@
 
 mod csv;
 mod footer;
+pub(crate) mod json;
 mod jsonl;
 mod pages;
 pub(crate) mod parquet;

@@ -1,7 +1,6 @@
 //! Parquet, some columns and some rows at a time.
 
 use std::borrow::Cow;
-use std::fs::File;
 use std::io::Cursor;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
@@ -50,11 +49,11 @@ impl Table {
     /// # Errors
     /// A file that is missing or whose footer is malformed.
     pub fn open(path: &Path) -> Result<Table> {
-        let file = File::open(path).map_err(|e| Error::io(path, e))?;
-        let metadata = file.metadata().map_err(|e| Error::io(path, e))?;
-        if !metadata.is_file() || metadata.len() == 0 {
-            return Err(unreadable(path, "it is empty, or no file".into()));
+        let file = crate::regular_file::open(path)?;
+        if file.limit() == 0 {
+            return Err(unreadable(path, "it is empty".into()));
         }
+        let file = file.into_inner();
         // SAFETY: nothing here writes to a file of this name in place; whoever else does changes
         // what is read, as with any reader.
         let map = unsafe { memmap2::Mmap::map(&file) }.map_err(|e| Error::io(path, e))?;
@@ -123,9 +122,23 @@ impl Table {
         });
         checked.map_err(|e| unreadable(&self.path, e))?;
         let mut begin = 0;
-        // Slices that cross no row group are read without copying.
-        for group in &self.metadata.row_groups {
-            let end = begin + group.num_rows();
+        let mut groups = self
+            .metadata
+            .row_groups
+            .iter()
+            .map(|group| group.num_rows());
+        let mut next = groups.next();
+        while let Some(first) = next {
+            // Small groups are read together: each reading goes over the whole footer.
+            let mut rows = first;
+            next = groups.next();
+            while let Some(more) = next
+                && rows + more <= BATCH
+            {
+                rows += more;
+                next = groups.next();
+            }
+            let end = begin + rows;
             while begin < end {
                 let count = BATCH.min(end - begin);
                 let frame = self.slice(columns, begin, count);

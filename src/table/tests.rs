@@ -69,6 +69,13 @@ fn mistakes_name_their_line_and_what_there_is() {
         ("t.csv", b"a,a\n1,2\n", &["`a` twice"]),
         ("t.csv", b"a,b\n1,2\n1\n", &["line 3", "1 fields", "2"]),
         ("t.csv", b"a\nx\n\xff\n", &["line 3", "UTF-8"]),
+        (
+            "t.csv",
+            b"a,b\n1,2\n3,\"4\n5,6\n",
+            &["line 3", "never closed"],
+        ),
+        ("t.csv", b"a\n\"", &["line 2", "never closed"]),
+        ("t.csv", b"\"a", &["line 1", "never closed"]),
         ("t.csv", b"a\xff\nx\n", &["line 1", "UTF-8"]),
         ("t.jsonl", b"", &["empty"]),
         (
@@ -115,4 +122,43 @@ fn parquet_of_other_tools_is_read_by_type() {
         .unwrap_err()
         .to_string();
     assert!(message.contains("`n`, `x`, `t`"), "{message}");
+}
+
+#[test]
+fn the_last_row_of_a_csv_may_end_as_it_likes() {
+    for (bytes, last) in [
+        (&b"a\n1\n2"[..], "2"),
+        (b"a\n1\n2\n", "2"),
+        (b"a\n1\n\"2\"", "2"),
+        (b"a\r\n1\r\n\"2\n\"\r\n\r\n", "2\n"),
+        (b"a\n1\n\0", "\0"),
+        (b"a\n1\n\0\n", "\0"),
+    ] {
+        let rows = rows("t.csv", bytes, &["a"]).unwrap();
+        assert_eq!((rows.len(), texts(&rows[1].1)), (2, vec![last]));
+    }
+}
+
+#[test]
+fn row_groups_of_few_rows_are_read_together() {
+    use polars::prelude::*;
+    let numbers: Vec<i64> = (0..1000).collect();
+    let mut frame = df!("a" => numbers).unwrap();
+    let mut bytes = Vec::new();
+    ParquetWriter::new(&mut bytes)
+        .with_row_group_size(Some(1))
+        .finish(&mut frame)
+        .unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("t.parquet");
+    std::fs::write(&path, bytes).unwrap();
+    let table = parquet::Table::open(&path).unwrap();
+    let mut seen = Vec::new();
+    table
+        .batches(&["a"], |begin, frame| {
+            seen.push((begin, frame.height()));
+            Ok(())
+        })
+        .unwrap();
+    assert_eq!(seen, [(0, 1000)]);
 }

@@ -54,7 +54,7 @@ impl Training {
     /// # Errors
     /// A file that is not such a checkpoint, or one of another run; nothing is changed then.
     pub fn restore(&mut self, path: &Path) -> Result<()> {
-        let bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
+        let bytes = crate::regular_file::bytes(path)?;
         let wrong =
             |what: String| Error::malformed(path, format!("{what}: delete it to start anew"));
         let (_, header) = safetensors::SafeTensors::read_metadata(&bytes)

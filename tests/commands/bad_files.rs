@@ -136,3 +136,61 @@ pub fn check_in(dir: &Path, arguments: &str, code: i32, named: &[&str]) {
     new.retain(|file| !before.contains(file));
     assert_eq!(new, [], "`{arguments}` left something");
 }
+
+/// What is no regular file would be waited for, or read, without end.
+#[cfg(unix)]
+#[test]
+fn pipes_and_devices_are_no_files() {
+    let dir = tempfile::tempdir().unwrap();
+    write_files(dir.path());
+    let at = |name: &str| dir.path().join(name);
+    std::fs::create_dir(at("predictor")).unwrap();
+    for name in [
+        "pipe",
+        "pipe.csv",
+        "pipe.txt",
+        "pipe.parquet",
+        "pipe.toml",
+        "pipe.gguf",
+        "predictor/predictor.json",
+    ] {
+        let made = std::process::Command::new("mkfifo").arg(at(name)).status();
+        assert!(made.unwrap().success());
+    }
+    std::os::unix::fs::symlink("/dev/zero", at("zero.jsonl")).unwrap();
+    std::os::unix::fs::symlink("/dev/zero", at("zero.toml")).unwrap();
+    let named = |name: &str| [name.to_string(), "write what it gives to a file".into()];
+    for (arguments, name) in [
+        ("predict --predictor constant --instructions pipe", "pipe"),
+        (
+            "predict --predictor constant --instructions pipe.csv",
+            "pipe.csv",
+        ),
+        (
+            "predict --predictor constant --instructions pipe.txt",
+            "pipe.txt",
+        ),
+        (
+            "predict --predictor constant --instructions pipe.parquet",
+            "pipe.parquet",
+        ),
+        (
+            "predict --predictor constant --instructions zero.jsonl",
+            "zero.jsonl",
+        ),
+        (
+            "predict --predictor ./predictor --instructions good.jsonl",
+            "predictor.json",
+        ),
+        (
+            "predict --predictor file:zero.jsonl --instructions good.jsonl",
+            "zero.jsonl",
+        ),
+        ("ablate --config pipe.toml", "pipe.toml"),
+        ("ablate --config zero.toml", "zero.toml"),
+        ("describe pipe.parquet", "pipe.parquet"),
+    ] {
+        let named = named(name);
+        check_in(dir.path(), arguments, 1, &[&named[0], &named[1]]);
+    }
+}

@@ -9,6 +9,7 @@ pub struct Counting {
     held: AtomicUsize,
     peak: AtomicUsize,
     limit: AtomicUsize,
+    begun: AtomicUsize,
 }
 
 impl Counting {
@@ -18,6 +19,7 @@ impl Counting {
             held: AtomicUsize::new(0),
             peak: AtomicUsize::new(0),
             limit: AtomicUsize::new(usize::MAX),
+            begun: AtomicUsize::new(0),
         }
     }
 
@@ -26,7 +28,15 @@ impl Counting {
     pub fn limit(&self, more: usize) {
         let held = self.held.load(Relaxed);
         self.peak.store(held, Relaxed);
+        self.begun.store(held, Relaxed);
         self.limit.store(held.saturating_add(more), Relaxed);
+    }
+
+    /// The most that was held since the last [`Counting::limit`], beyond what was held then.
+    pub fn peak(&self) -> usize {
+        self.peak
+            .load(Relaxed)
+            .saturating_sub(self.begun.load(Relaxed))
     }
 
     fn took(&self, bytes: usize) {

@@ -10,7 +10,7 @@ use crate::place::Place;
 use crate::readers::Reader;
 
 /// Memory that any input may take beside twice its size.
-const MEMORY: usize = 200 << 20;
+pub const MEMORY: usize = 200 << 20;
 /// Characters of a refusal.
 const REFUSAL: usize = 2000;
 
@@ -30,6 +30,15 @@ pub fn hush() {
             *last = info.to_string();
         }
     }));
+}
+
+/// Runs `read` in so much memory; gives the most that it held.
+pub fn measured<T>(memory: usize, read: impl FnOnce() -> T) -> (T, usize) {
+    ALLOCATOR.limit(memory);
+    let outcome = read();
+    let peak = ALLOCATOR.peak();
+    ALLOCATOR.limit(usize::MAX);
+    (outcome, peak)
 }
 
 /// Has `reader` read `bytes`; where it may not go on, says why.

@@ -5,6 +5,7 @@
 
 mod allocator;
 mod guard;
+mod large;
 mod place;
 mod readers;
 mod seeds;
@@ -13,7 +14,7 @@ mod spoil;
 mod tiny_model;
 
 use std::path::Path;
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rand::SeedableRng;
@@ -36,10 +37,17 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Spoilt inputs a reader; drawing figures, asking a server and rendering apart take long.
 fn rounds(reader: &str) -> usize {
     match reader {
-        "results" => 40,
-        "endpoint" | "predictor" | "chat-template" => 200,
-        _ => 600,
+        "results" => 400,
+        "endpoint" | "chat-template" => 1000,
+        "predictor" => 2000,
+        _ => 5000,
     }
+}
+
+#[test]
+fn no_large_file_takes_more_than_twice_its_size() {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    large::check_all(&Place::new());
 }
 
 /// What is being read, and since when; written to a file before the process is ended.
@@ -71,9 +79,12 @@ fn keep(reader: &str, bytes: &[u8]) -> std::path::PathBuf {
     path
 }
 
-/// One test: memory is counted for the whole process.
+/// Memory is counted for the whole process: tests take turns.
+static TURN: Mutex<()> = Mutex::new(());
+
 #[test]
 fn no_file_gets_the_better_of_its_reader() {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     guard::hush();
     watch();
     chat_template::render_by(env!("CARGO_BIN_EXE_lenaware").into());

@@ -109,7 +109,7 @@ pub const READERS: [Reader; 20] = [
 ];
 
 /// Loads a model, puts a question to it and has it answer with a few tokens, greedy and drawn.
-fn model(place: &Place, path: &Path) -> Result<()> {
+pub fn model(place: &Place, path: &Path) -> Result<()> {
     let files = ModelFiles::local(path)?;
     let chat = ChatModel::load(&files, place.team())?;
     let prompt: Arc<[u32]> = chat.fitting_prompt("a", "Say <s>hi</s>.", 2)?.into();
@@ -141,7 +141,7 @@ fn chat_template(place: &Place, bytes: &[u8]) -> Result<()> {
     template.render("Say hi.").map(|_| ())
 }
 
-fn adapter(place: &Place, dir: &Path) -> Result<()> {
+pub fn adapter(place: &Place, dir: &Path) -> Result<()> {
     let adapter = lora::peft::read(dir)?;
     let files = ModelFiles::local(&place.path("model"))?;
     let mut checkpoint = Checkpoint::load(&files)?;
@@ -162,7 +162,7 @@ fn query<'q>() -> [Query<'q>; 1] {
     }]
 }
 
-fn predictor(place: &Place, dir: &Path) -> Result<()> {
+pub fn predictor(place: &Place, dir: &Path) -> Result<()> {
     let model = place.path("model").display().to_string();
     let workshop = Workshop::new(&model, Device::Cpu, place.team(), false, true);
     let predictor = workshop.predictor(&dir.display().to_string(), &[])?;

@@ -81,7 +81,7 @@ fn entries(folder: &Path) -> Result<Vec<Entry>> {
 
 impl Entry {
     fn of(path: PathBuf) -> Entry {
-        let read = std::fs::read_to_string(&path).map_err(|e| Error::io(&path, e));
+        let read = crate::regular_file::text_up_to(&path, crate::regular_file::SETTINGS);
         let (description, parsed) = match read {
             Ok(text) => (first_sentence(&text), Experiment::parse(&text, &path)),
             Err(error) => (String::new(), Err(error)),

@@ -109,7 +109,7 @@ fn trained_on(member: &str) -> Result<Option<TrainedOn>> {
         return Ok(None);
     }
     let path = Path::new(decision::split(member)?.0).join("predictor.json");
-    let text = std::fs::read_to_string(path).ok();
+    let text = crate::regular_file::text_up_to(&path, crate::regular_file::LISTS).ok();
     Ok(text.and_then(|text| serde_json::from_str(&text).ok()))
 }
 

@@ -93,7 +93,7 @@ fn default_label() -> String {
 impl Settings {
     pub fn resolve(global: &Global, arguments: &Arguments) -> Result<Settings> {
         let text = match &arguments.config {
-            Some(path) => std::fs::read_to_string(path).map_err(|e| Error::io(path, e))?,
+            Some(path) => crate::regular_file::text_up_to(path, crate::regular_file::SETTINGS)?,
             None => String::new(),
         };
         let path = arguments.config.clone().unwrap_or_default();

@@ -4,10 +4,14 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use serde_json::Value;
+use serde::de::{IgnoredAny, MapAccess};
 
+use super::cells;
 use crate::error::{Error, Result};
 use crate::instruction;
+use crate::memory::Pile;
+use crate::table::Cell;
+use crate::table::json::{self, Of, Pick, Said, Saying};
 
 use crate::dataset::{FinishReason, Known, LengthDataset, Provenance, Sample, Split};
 
@@ -24,29 +28,23 @@ pub fn sequence_scheduling(
     lengths: &Path,
     split: Option<Split>,
 ) -> Result<LengthDataset> {
-    let text = std::fs::read_to_string(lengths).map_err(|e| Error::io(lengths, e))?;
-    let rows: Vec<Value> = serde_json::from_str(&text)
-        .map_err(|e| Error::malformed(lengths, format!("is not a JSON list: {e}")))?;
     let mut by_id: HashMap<String, Vec<(f32, u32)>> = HashMap::new();
-    for (index, row) in rows.iter().enumerate() {
-        let id = match &row["id"] {
-            Value::String(id) => id.clone(),
-            Value::Number(id) => id.to_string(),
-            _ => {
-                return Err(Error::malformed(
-                    lengths,
-                    format!("entry {} has no id", index + 1),
-                ));
-            }
-        };
-        let measured = lengths_of(lengths, index, row)?;
-        if by_id.insert(id.clone(), measured).is_some() {
-            return Err(Error::malformed(
-                lengths,
-                format!("entry {}: the id `{id}` occurs twice", index + 1),
-            ));
+    let mut pile = Pile::default();
+    json::read_list(lengths, Lengths, &mut |number, row| {
+        let wrong = |what: String| Error::malformed(lengths, format!("entry {number}: {what}"));
+        let (id, measured): Row = row.map_err(wrong)?;
+        // Itself in a table that is up to half empty, its id and its list.
+        let bytes = 2 * size_of::<Row>() + id.len() + 8 * measured.len() + 64;
+        pile.add(bytes, || {
+            let what = format!("{}: its lengths need", lengths.display());
+            (what, "give a part of the files")
+        })?;
+        if by_id.contains_key(&id) {
+            return Err(wrong(format!("the id `{id}` occurs twice")));
         }
-    }
+        by_id.insert(id, measured);
+        Ok(())
+    })?;
     let mut samples = Vec::new();
     for instruction in instruction::read(instructions)? {
         let measured = by_id.get(&instruction.id).ok_or_else(|| {
@@ -97,31 +95,67 @@ pub fn sequence_scheduling(
     })
 }
 
-/// (temperature, length) of every `L_t<temperature>` of a row, coldest first.
-fn lengths_of(path: &Path, index: usize, row: &Value) -> Result<Vec<(f32, u32)>> {
-    let wrong = |what: String| Error::malformed(path, format!("entry {}: {what}", index + 1));
-    let fields = row
-        .as_object()
-        .ok_or_else(|| wrong("is not an object".into()))?;
-    let mut found = Vec::new();
-    for (key, value) in fields {
-        let Some(temperature) = key.strip_prefix("L_t") else {
-            continue;
+/// Temperatures of one entry; four were recorded.
+const MOST_TEMPERATURES: usize = 100;
+
+/// An id, and (temperature, length) of every `L_t<temperature>` beside it, coldest first.
+type Row = (String, Vec<(f32, u32)>);
+
+/// Picks a [`Row`], or what is wrong with it.
+#[derive(Clone, Copy)]
+struct Lengths;
+
+impl<'de> Pick<'de> for Lengths {
+    type Picked = std::result::Result<Row, String>;
+
+    fn nothing(self) -> Self::Picked {
+        Err("is not an object".into())
+    }
+
+    fn object<A: MapAccess<'de>>(self, mut object: A) -> Result<Self::Picked, A::Error> {
+        let (mut id, mut found, mut flaw) = (Said::Null, Vec::new(), None);
+        while let Some(key) = object.next_key::<String>()? {
+            if key == "id" {
+                id = object.next_value_seed(Of(Saying))?;
+            } else if let Some(temperature) = key.strip_prefix("L_t") {
+                let said = object.next_value_seed(Of(Saying))?;
+                match length_of(&key, temperature, &said) {
+                    Ok(_) if found.len() == MOST_TEMPERATURES => {
+                        flaw = Some(format!("has more than {MOST_TEMPERATURES} temperatures"));
+                    }
+                    Ok(length) => found.push(length),
+                    Err(why) => flaw = flaw.or(Some(why)),
+                }
+            } else {
+                object.next_value::<IgnoredAny>()?;
+            }
+        }
+        let id = match id {
+            Said::Text(id) => id,
+            Said::Number(id) => id.to_string(),
+            Said::Null | Said::Other => return Ok(Err("has no id".into())),
         };
-        let temperature: f32 = temperature
-            .parse()
-            .map_err(|_| wrong(format!("`{key}` does not end in a temperature")))?;
-        let length = value
-            .as_u64()
-            .filter(|n| *n <= u64::from(u32::MAX))
-            .ok_or_else(|| wrong(format!("`{key}` is not a length")))?;
-        found.push((temperature, length as u32));
+        found.sort_by(|a, b| a.0.total_cmp(&b.0));
+        Ok(match flaw {
+            Some(flaw) => Err(flaw),
+            None if found.is_empty() => Err("has no lengths `L_t0.0` and so on".into()),
+            None => Ok((id, found)),
+        })
     }
-    if found.is_empty() {
-        return Err(wrong("has no lengths `L_t0.0` and so on".into()));
-    }
-    found.sort_by(|a, b| a.0.total_cmp(&b.0));
-    Ok(found)
+}
+
+fn length_of(key: &str, temperature: &str, said: &Said) -> std::result::Result<(f32, u32), String> {
+    let cell = Cell::Text(temperature.into());
+    let temperature = cells::temperature(key, &cell)?;
+    let length = match said {
+        Said::Number(number) => number.as_u64(),
+        _ => None,
+    };
+    let length = length.and_then(|n| u32::try_from(n).ok());
+    Ok((
+        temperature,
+        length.ok_or_else(|| format!("`{key}` is not a length"))?,
+    ))
 }
 
 #[cfg(test)]
@@ -155,6 +189,11 @@ mod tests {
                 (0.7, 512, FinishReason::Length)
             ]
         );
+        for key in ["L_tNaN", "L_t1e300", "L_t-1", "L_tx"] {
+            std::fs::write(&b, format!(r#"[{{"id":"5","{key}":1}}]"#)).unwrap();
+            let message = sequence_scheduling(&a, &b, None).unwrap_err().to_string();
+            assert!(message.contains("not a temperature between"), "{message}");
+        }
         std::fs::write(&b, r#"[{"id":"6","L_t0.0":1}]"#).unwrap();
         let message = sequence_scheduling(&a, &b, None).unwrap_err().to_string();
         assert!(message.contains("`5`"), "{message}");

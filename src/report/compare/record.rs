@@ -7,6 +7,7 @@ use crate::error::{Error, Result};
 use crate::evaluate::evaluation::EvaluationSummary;
 use crate::evaluate::summary::{Measure, Summary};
 use crate::online::summary::OnlineSummary;
+use crate::regular_file;
 use crate::report::online::origin_of;
 use crate::report::wording::{grouped, has_interval, kind, number, origin, share};
 
@@ -147,7 +148,7 @@ impl Record {
     /// A folder without a `summary.json` that is one of theirs.
     pub fn read(folder: &Path) -> Result<Record> {
         let path = folder.join("summary.json");
-        let bytes = std::fs::read(&path).map_err(|e| Error::io(&path, e))?;
+        let bytes = crate::regular_file::bytes_up_to(&path, crate::regular_file::LISTS)?;
         let mut record = if let Ok(summary) = serde_json::from_slice::<Summary>(&bytes) {
             of_batches(summary)
         } else if let Ok(summary) = serde_json::from_slice::<EvaluationSummary>(&bytes) {
@@ -161,7 +162,10 @@ impl Record {
             })?;
             of_serving(summary)
         };
-        let text = |name: &str| std::fs::read_to_string(folder.join(name)).unwrap_or_default();
+        let text = |name: &str| {
+            let path = folder.join(name);
+            regular_file::text_up_to(&path, regular_file::LISTS).unwrap_or_default()
+        };
         record.config = text("config.toml");
         record.environment = serde_json::from_str(&text("environment.json")).unwrap_or_default();
         let workload = record.workload();

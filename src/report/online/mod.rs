@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use crate::error::{Error, Result};
 use crate::online::summary::{ArmFigures, OnlineSummary};
 use crate::persist;
+use crate::regular_file;
 
 use super::figures;
 use super::figures::Strips;
@@ -61,11 +62,7 @@ impl OnlineDirectory {
     /// A damaged file.
     pub fn finished(&self) -> Result<Vec<ArmFigures>> {
         let path = self.path().join("arms.jsonl");
-        let text = match std::fs::read_to_string(&path) {
-            Ok(text) => text,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(e) => return Err(Error::io(&path, e)),
-        };
+        let text = crate::regular_file::text_if_there(&path, u64::MAX)?.unwrap_or_default();
         text.lines()
             .map(|line| {
                 serde_json::from_str(line).map_err(|e| Error::malformed(&path, e.to_string()))
@@ -100,7 +97,7 @@ pub fn is_online(folder: &Path) -> bool {
 
 fn read(folder: &Path) -> Result<OnlineSummary> {
     let path = folder.join(SUMMARY);
-    let bytes = std::fs::read(&path).map_err(|e| Error::io(&path, e))?;
+    let bytes = crate::regular_file::bytes_up_to(&path, crate::regular_file::LISTS)?;
     serde_json::from_slice::<OnlineSummary>(&bytes)
         // Older files do not say.
         .map(OnlineSummary::judge_queues)
@@ -180,8 +177,11 @@ pub fn draw_online(folder: &Path) -> Result<PathBuf> {
         let title = "Slowdown (latency / simulated latency alone), by true length of the answer";
         tables.push(PageTable::of(title, &headers, &rows));
     }
-    let config = std::fs::read_to_string(folder.join("config.toml")).unwrap_or_default();
-    let environment = std::fs::read_to_string(folder.join("environment.json")).unwrap_or_default();
+    let text = |name: &str| {
+        let path = folder.join(name);
+        regular_file::text_up_to(&path, regular_file::LISTS).unwrap_or_default()
+    };
+    let (config, environment) = (text("config.toml"), text("environment.json"));
     let page = Page {
         title: summary.experiment.clone(),
         finding: finding(&summary),

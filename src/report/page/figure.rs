@@ -28,14 +28,18 @@ impl PageFigure {
         if !cfg!(feature = "figures") && !path.exists() {
             return Ok(None);
         }
-        let svg = std::fs::read_to_string(&path).map_err(|e| Error::io(&path, e))?;
+        let svg = crate::regular_file::text_up_to(&path, crate::regular_file::LISTS)?;
         let name = stem.file_name().unwrap_or_default().to_string_lossy();
         Ok(Some(PageFigure {
             name: name.into_owned(),
             caption: caption.into(),
             svg,
             // Figures of earlier versions have none.
-            csv: std::fs::read_to_string(stem.with_extension("csv")).unwrap_or_default(),
+            csv: crate::regular_file::text_up_to(
+                &stem.with_extension("csv"),
+                crate::regular_file::LISTS,
+            )
+            .unwrap_or_default(),
         }))
     }
 }
@@ -66,6 +70,11 @@ impl Gallery {
         caption: impl Into<String>,
         draw: impl FnOnce(&Path) -> Result<()>,
     ) -> Result<()> {
+        // Of a run that came from elsewhere, a link may lead anywhere.
+        if self.folder.is_symlink() {
+            let what = "is a link, through which no figures are written: remove it";
+            return Err(Error::malformed(&self.folder, what));
+        }
         let stem = self.folder.join(name);
         draw(&stem)?;
         self.figures.extend(PageFigure::read(&stem, caption)?);

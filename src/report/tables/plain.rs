@@ -1,5 +1,7 @@
 //! Rows of texts under headers, for terminals and as Markdown.
 
+use crate::error::visible;
+
 /// Rows under headers, aligned for a terminal: numbers to the right, words to the left.
 pub fn text_table(headers: &[String], rows: &[Vec<String>]) -> String {
     let width = |text: &str| text.chars().count();
@@ -32,7 +34,8 @@ pub fn text_table(headers: &[String], rows: &[Vec<String>]) -> String {
     for row in rows {
         table.push_str(&line(row));
     }
-    table
+    // Names are other people's, and terminals obey.
+    visible(&table)
 }
 
 /// Rows under headers as a Markdown table.
@@ -61,7 +64,8 @@ pub fn markdown_table(headers: &[String], rows: &[Vec<String>]) -> String {
 
 /// Keeps a name from being read as table structure or as HTML.
 pub(super) fn markdown_cell(text: &str) -> String {
-    text.replace('\\', "\\\\")
+    visible(text)
+        .replace('\\', "\\\\")
         .replace('|', "\\|")
         .replace('<', "&lt;")
         .replace(['\n', '\r'], " ")
