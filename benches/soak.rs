@@ -126,7 +126,7 @@ fn through_a_server(
     let endpoint = Endpoint::new(EndpointOptions {
         address: Address::parse(&address).expect("is a URL"),
         key: None,
-        timeout: Duration::from_secs(60),
+        timeout: Duration::from_mins(1),
         retries: 3,
         concurrency: 8,
     });

@@ -6,9 +6,13 @@
 #
 # Needs a C++ compiler, for libFuzzer. Only this project's code is instrumented (by flags of the
 # stable compiler), so dependencies are compiled once for everything. Inputs that were found
-# interesting stay in target/fuzz/READER and are where the next run begins, findings in
-# target/fuzz/findings, and all runs so far are summed up in target/fuzz/READER.sum. LENAWARE_FUZZ
-# names a program that was built before.
+# interesting stay in target/fuzz/READER and are where the next run begins (the first begins with
+# those of tests/fuzz/corpus.tar.xz), findings in target/fuzz/findings, and all runs so far are
+# summed up in target/fuzz/READER.sum. LENAWARE_FUZZ names a program that was built before.
+#
+#   bash scripts/fuzz.sh keep
+#
+# packs what was found interesting, the fewest files that reach as much, for the next ones.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 readers=${1:?give a reader, or all}
@@ -17,8 +21,19 @@ seconds=${2:-60}
 export RUSTC_WORKSPACE_WRAPPER="$PWD/scripts/instrumented-rustc.sh"
 [ -n "${LENAWARE_FUZZ:-}" ] || cargo build --release --locked --package lenaware-fuzz
 program=${LENAWARE_FUZZ:-${CARGO_TARGET_DIR:-target}/release/lenaware-fuzz}
-if [ "$readers" = all ]; then
+if [ "$readers" = all ] || [ "$readers" = keep ]; then
   readers=$(sed -n 's/^ *name: "\(.*\)",/\1/p' tests/hostile/readers.rs)
+fi
+if [ "${1:-}" = keep ]; then
+  kept=$(mktemp -d)
+  for reader in $readers; do
+    mkdir "$kept/$reader"
+    LENAWARE_READER=$reader "$program" -merge=1 -timeout=30 -max_len=262144 \
+      "$kept/$reader" "target/fuzz/$reader" 2>"target/fuzz/$reader.log"
+  done
+  tar --sort=name --owner=0 --group=0 --mtime=@0 -C "$kept" -c $readers | xz -9e >tests/fuzz/corpus.tar.xz
+  rm -r "$kept"
+  exit
 fi
 found=0
 TIMEFORMAT='%U %S'
@@ -26,6 +41,9 @@ for reader in $readers; do
   corpus=target/fuzz/$reader
   log=$corpus.log
   mkdir -p "$corpus" target/fuzz/findings
+  rm -f "$corpus.found"
+  [ ! -e tests/fuzz/corpus.tar.xz ] || [ -e "$corpus.sum" ] ||
+    tar -C target/fuzz -xJf tests/fuzz/corpus.tar.xz "$reader"
   export LENAWARE_READER=$reader
   LENAWARE_SEEDS=$corpus "$program" 2>"$log"
   kept=tests/fixtures/hostile/$reader
@@ -37,7 +55,7 @@ for reader in $readers; do
     { time "$program" "$corpus" -max_total_time="$left" -timeout=30 -rss_limit_mb=1024 \
       -max_len=262144 -print_final_stats=1 -artifact_prefix="target/fuzz/findings/$reader-" \
       >"$log" 2>&1 || touch "$corpus.found"; } 2>"$corpus.time"
-    used=$(awk '{print int($1 + $2 + 1)}' "$corpus.time")
+    used=$(tail -n 1 "$corpus.time" | awk '{print int($1 + $2 + 1)}')
     left=$((left - used))
     awk -v used="$used" '/number_of_executed_units/ {runs = $2} / cov: / {cov = $0}
       END {sub(/.*cov: /, "", cov); sub(/ .*/, "", cov); print used, runs + 0, cov + 0}' \

@@ -241,7 +241,10 @@ impl<'c> Set<'c> {
             let take = |flag: &str, usual: &str| {
                 let name = columns.named(flag).unwrap_or(usual);
                 let at = wanted.iter().position(|w| w.name == name)?;
-                cells.get(at).and_then(Cell::text).map(|t| t.into_owned())
+                cells
+                    .get(at)
+                    .and_then(Cell::text)
+                    .map(std::borrow::Cow::into_owned)
             };
             let fields = Fields {
                 id: take("--id-column", "id"),

@@ -42,7 +42,9 @@ pub(crate) fn aside(path: &Path, suffix: &str) -> Result<NamedTempFile> {
 /// Files that are being written aside.
 fn unfinished() -> MutexGuard<'static, Vec<PathBuf>> {
     static UNFINISHED: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
-    let mut all = UNFINISHED.lock().unwrap_or_else(|e| e.into_inner());
+    let mut all = UNFINISHED
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
     // Those that were finished, or given up, are no longer there.
     all.retain(|path| path.exists());
     all

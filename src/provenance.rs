@@ -20,7 +20,7 @@ pub fn environment() -> Value {
         "os": operating_system(),
         "architecture": std::env::consts::ARCH,
         "cpu": cpu_model(),
-        "cores": std::thread::available_parallelism().map(|n| n.get()).ok(),
+        "cores": std::thread::available_parallelism().map(std::num::NonZero::get).ok(),
         "memory_gib": memory_gib(),
     })
 }

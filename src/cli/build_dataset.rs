@@ -299,7 +299,10 @@ impl<'a> Notices<'a> {
     }
 
     fn say(&self, line: &str) {
-        let mut last = self.last.lock().unwrap_or_else(|e| e.into_inner());
+        let mut last = self
+            .last
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         if last.is_none_or(|at| at.elapsed() > Self::EVERY) {
             *last = Some(Instant::now());
             self.bar.suspend(|| progress::say(self.global, line));

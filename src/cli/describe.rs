@@ -110,7 +110,7 @@ fn print(dataset: &Path, d: &Description) {
     );
     match d.finish_reasons {
         Known::Assumed => {
-            println!("censoring unknown: the source does not say why responses ended")
+            println!("censoring unknown: the source does not say why responses ended");
         }
         Known::Inferred => println!("cut off: concluded from lengths at the limit"),
         Known::Recorded => {}

@@ -24,13 +24,17 @@ pub fn ends(line: impl Into<String>) {
 }
 
 fn set(ending: Option<String>) {
-    *ENDING.lock().unwrap_or_else(|e| e.into_inner()) = ending;
+    *ENDING
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner) = ending;
     static LISTENING: Once = Once::new();
     LISTENING.call_once(|| {
         // Without a handler Ctrl-C still ends the process, and what was stored is resumable.
         let _ = ctrlc::set_handler(|| {
             let again = REQUESTED.swap(true, Ordering::SeqCst);
-            let ending = ENDING.lock().unwrap_or_else(|e| e.into_inner());
+            let ending = ENDING
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner);
             if let Some(line) = ending.as_ref() {
                 persist::remove_unfinished();
                 eprintln!("\nerror: {line}");

@@ -171,7 +171,11 @@ impl Arguments {
             return Ok(());
         };
         let wrong = |what: &str| Err(Error::Usage(what.into()));
-        if self.served_model.as_ref().is_none_or(|n| n.is_empty()) {
+        if self
+            .served_model
+            .as_ref()
+            .is_none_or(std::string::String::is_empty)
+        {
             return wrong(
                 "--for writes requests, and a request names its model: give --served-model NAME, \
                  as the engine calls it",

@@ -13,7 +13,7 @@ use crate::error::tame;
 
 /// Between two plain lines: the first comes soon, a log of hours stays short.
 const FIRST_AFTER: Duration = Duration::from_secs(10);
-const THEN_EVERY: Duration = Duration::from_secs(60);
+const THEN_EVERY: Duration = Duration::from_mins(1);
 
 /// How far some work is.
 pub struct Bar {
@@ -93,7 +93,9 @@ impl Bar {
 
     fn line_if_due(&self) {
         let Some(next) = &self.next_line else { return };
-        let mut next = next.lock().unwrap_or_else(|e| e.into_inner());
+        let mut next = next
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         if Instant::now() < *next {
             return;
         }

@@ -53,7 +53,10 @@ impl Room {
     /// Room for `slots` sequences over at most `pages` pages, taken from `spare` if it suffices.
     fn take(model: &CudaLlama, slots: usize, pages: usize, table_entries: usize) -> Result<Room> {
         let page_bytes = page_len(model) * 2 * size_of::<u16>();
-        let mut spare = model.spare.lock().unwrap_or_else(|e| e.into_inner());
+        let mut spare = model
+            .spare
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         let spare_pages = spare.as_ref().map_or(0, |room| room.pages);
         let (free, _) = model.device.memory()?;
         let possible = spare_pages + free.saturating_sub(RESERVE) / page_bytes;
@@ -394,7 +397,11 @@ impl<M: Deref<Target = CudaLlama> + Send> Decoder for CudaDecoder<M> {
 
 impl<M: Deref<Target = CudaLlama>> Drop for CudaDecoder<M> {
     fn drop(&mut self) {
-        *self.model.spare.lock().unwrap_or_else(|e| e.into_inner()) = self.room.take();
+        *self
+            .model
+            .spare
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner) = self.room.take();
     }
 }
 

@@ -133,8 +133,11 @@ impl Model for CudaLlama {
 
     /// What the last decoder's buffers hold can be had again.
     fn free_memory(&self) -> Option<usize> {
-        let spare = self.spare.lock().unwrap_or_else(|e| e.into_inner());
-        let held = spare.as_ref().map_or(0, |room| room.cache_bytes());
+        let spare = self
+            .spare
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let held = spare.as_ref().map_or(0, super::decoder::Room::cache_bytes);
         self.device.memory().ok().map(|(free, _)| free + held)
     }
 

@@ -349,7 +349,10 @@ mod tests {
         embedded::embedded().unwrap().write_parquet(&file).unwrap();
         let mut reader = ParquetReader::new(std::fs::File::open(&file).unwrap());
         let schema = reader.schema().unwrap();
-        let names: Vec<&str> = schema.iter_names().map(|n| n.as_str()).collect();
+        let names: Vec<&str> = schema
+            .iter_names()
+            .map(polars::prelude::PlSmallStr::as_str)
+            .collect();
         assert_eq!(COLUMNS.map(|c| c.name).to_vec(), names);
         for c in COLUMNS {
             let listed = format!("  - name: {}\n    dtype: {}", c.name, c.dtype);

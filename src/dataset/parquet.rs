@@ -192,7 +192,7 @@ pub(super) fn metadata_of(provenance: &Provenance) -> Vec<(String, String)> {
 }
 
 pub(super) fn provenance_of(fields: &std::collections::HashMap<&str, &str>) -> Provenance {
-    let get = |key: &str| fields.get(key).map(|v| v.to_string());
+    let get = |key: &str| fields.get(key).map(std::string::ToString::to_string);
     let known = |key: &str| fields.get(key).map_or(Known::Recorded, |v| Known::named(v));
     Provenance {
         model: get("model").unwrap_or_else(|| "unknown".into()),

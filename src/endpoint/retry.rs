@@ -9,7 +9,7 @@ const FIRST: Duration = Duration::from_millis(500);
 /// No wait of our own is longer.
 const LONGEST: Duration = Duration::from_secs(30);
 /// A server that asks for more patience than this is not waited for.
-pub(super) const PATIENCE: Duration = Duration::from_secs(600);
+pub(super) const PATIENCE: Duration = Duration::from_mins(10);
 
 /// The wait after `failures` (at least 1) failures in a row: doubling, and between half and all
 /// of it by chance, so that many requests that failed together do not come back together. Never

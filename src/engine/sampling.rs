@@ -46,11 +46,17 @@ pub fn draw_all(team: &Team, logits: &mut [f32], draws: &[Draw]) -> Vec<u32> {
         .collect();
     team.for_each(draws.len(), 1, &|row| {
         // Each row is taken once, so the lock is free; it only carries the borrow.
-        let mut place = rows[row].lock().unwrap_or_else(|e| e.into_inner());
+        let mut place = rows[row]
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         place.1 = draw(place.0, draws[row]);
     });
     rows.into_iter()
-        .map(|row| row.into_inner().unwrap_or_else(|e| e.into_inner()).1)
+        .map(|row| {
+            row.into_inner()
+                .unwrap_or_else(std::sync::PoisonError::into_inner)
+                .1
+        })
         .collect()
 }
 

@@ -174,8 +174,8 @@ mod tests {
         // Batches [10, 60] to 12 (60 fails), [20, 100] to 40 (100 fails), [60, 100] to 100.
         let account = account(&run(&fcr(), 1, 48.0));
         assert_eq!(account.failure_ratio, 0.5);
-        assert_eq!(account.average_length, (12 + 40 + 100 + 100) as f64 / 4.0);
-        assert_eq!(account.average_length_full, (24 + 80 + 200) as f64 / 4.0);
+        assert_eq!(account.average_length, f64::from(12 + 40 + 100 + 100) / 4.0);
+        assert_eq!(account.average_length_full, f64::from(24 + 80 + 200) / 4.0);
         assert_eq!(account.effective_token_ratio, 190.0 / 252.0);
         assert_eq!(account.effective_token_ratio_full, 190.0 / 304.0);
         assert_eq!(account.throughput_samples_per_s, 4.0 / 200.0);

@@ -65,7 +65,7 @@ fn seeds_of_one_predictor_are_averaged() {
     let (a, b) = ([20.0, 260.0, 200.0, 40.0], [10.0, 140.0, 500.0, 80.0]);
     let alone = [&a, &b].map(|tokens| predictor_metrics("p", said(tokens), &labels, 0.0, 3));
     let both = predictor_metrics_over("p", &[said(&a), said(&b)], &labels, 0.0, 3);
-    let mean_of = |of: fn(&PredictorMetrics) -> f64| (of(&alone[0]) + of(&alone[1])) / 2.0;
+    let mean_of = |of: fn(&PredictorMetrics) -> f64| f64::midpoint(of(&alone[0]), of(&alone[1]));
     let figures: [fn(&PredictorMetrics) -> f64; 9] = [
         |m| m.error.value,
         |m| m.acc_50.value,

@@ -94,7 +94,7 @@ mod tests {
         let found = spread(groups.into_iter()).unwrap();
         assert_eq!(found.instructions, 2);
         assert_eq!(found.mean_range, 15.0);
-        assert!((found.mean_deviation - (50f64.sqrt() + 200f64.sqrt()) / 2.0).abs() < 1e-12);
+        assert!((found.mean_deviation - f64::midpoint(50f64.sqrt(), 200f64.sqrt())).abs() < 1e-12);
         // Means 15 and 40: MSB = 2 (12.5^2 + 12.5^2) = 625; MSW = (50 + 200) / 2 = 125.
         let icc = found.intraclass_correlation.unwrap();
         assert!((icc - (625.0 - 125.0) / (625.0 + 125.0)).abs() < 1e-12);

@@ -216,7 +216,7 @@ pub fn spearman(x: &[f64], y: &[f64]) -> Option<f64> {
         return None;
     }
     let (x, y) = (ranks(x), ranks(y));
-    let middle = (x.len() as f64 + 1.0) / 2.0;
+    let middle = f64::midpoint(x.len() as f64, 1.0);
     let (mut both, mut of_x, mut of_y) = (0.0, 0.0, 0.0);
     for (a, b) in x.iter().zip(&y) {
         both += (a - middle) * (b - middle);
@@ -236,7 +236,7 @@ fn ranks(values: &[f64]) -> Vec<f64> {
         let below = tied[0];
         let first = order.partition_point(|at| values[*at] < values[below]);
         for at in tied {
-            ranks[*at] = first as f64 + (tied.len() as f64 + 1.0) / 2.0;
+            ranks[*at] = first as f64 + f64::midpoint(tied.len() as f64, 1.0);
         }
     }
     ranks

@@ -63,7 +63,7 @@ pub fn silu_gate(gate: &[f32], up: &[f32], y: &mut [f32]) {
             up.as_ptr(),
             y.len(),
             y.as_mut_ptr(),
-        )
+        );
     }
 }
 
@@ -99,7 +99,7 @@ pub fn silu_gate_backward(gate: &mut [f32], up: &mut [f32], d: &[f32]) {
             up.as_mut_ptr(),
             d.as_ptr(),
             d.len(),
-        )
+        );
     }
 }
 
@@ -156,7 +156,7 @@ pub fn rms_norm_backward(x: &[f32], weight: &[f32], eps: f32, dy: &[f32], dx: &m
             eps,
             dy.as_ptr(),
             dx.as_mut_ptr(),
-        )
+        );
     }
 }
 
@@ -255,7 +255,7 @@ pub fn softmax_backward(p: &[f32], d: &mut [f32], along: f32, scale: f32) {
             d.len(),
             along,
             scale,
-        )
+        );
     }
 }
 
@@ -351,7 +351,7 @@ pub fn rotate(head: &mut [f32], cos: &[f32], sin: &[f32], sign: f32) {
             sin.as_ptr(),
             half,
             sign,
-        )
+        );
     }
 }
 

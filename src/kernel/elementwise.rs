@@ -54,7 +54,7 @@ pub fn rms_norm(x: &[f32], weight: &[f32], eps: f32, y: &mut [f32]) {
             x.len(),
             eps,
             y.as_mut_ptr(),
-        )
+        );
     }
 }
 

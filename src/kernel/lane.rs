@@ -294,7 +294,7 @@ mod tests {
                 Isa::detect(),
                 [f32::NEG_INFINITY; WIDTH].as_ptr(),
                 out.as_mut_ptr(),
-            )
+            );
         };
         assert_eq!(out, [0.0; WIDTH]);
     }

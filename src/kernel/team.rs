@@ -88,7 +88,10 @@ impl Team {
             job(0);
             return;
         }
-        let guard = self.running.lock().unwrap_or_else(|e| e.into_inner());
+        let guard = self
+            .running
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         let shared = &*self.shared;
         // SAFETY: the lifetime is only erased for the time of this call: it does not return
         // before every worker is done with the job.

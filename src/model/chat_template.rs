@@ -168,7 +168,7 @@ fn failed(origin: &Path, why: &str) -> Error {
 /// A Jinja file of the user's choice.
 fn read(path: &Path) -> Result<String> {
     const LIMIT: u64 = 1 << 20;
-    let Some(size) = path.metadata().ok().filter(|m| m.is_file()) else {
+    let Some(size) = path.metadata().ok().filter(std::fs::Metadata::is_file) else {
         return Err(Error::Usage(format!(
             "there is no chat template `{}`: use {} or the path of a Jinja file",
             path.display(),

@@ -322,7 +322,10 @@ impl Stored for GgufTensors {
             _ => None,
         };
         // Every read begins with a seek, so that a reader left anywhere will do.
-        let mut reader = self.reader.lock().unwrap_or_else(|e| e.into_inner());
+        let mut reader = self
+            .reader
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         self.model.dequantize(&mut *reader, &gguf_name(name), heads)
     }
 }

@@ -31,7 +31,7 @@ use download::Download;
 /// How long the hub may take to answer at all.
 const ANSWER: Duration = Duration::from_secs(15);
 /// How long a download may stand still.
-const STALL: Duration = Duration::from_secs(60);
+const STALL: Duration = Duration::from_mins(1);
 /// Where the hub is unless `HF_ENDPOINT` names another.
 const ENDPOINT: &str = "https://huggingface.co";
 /// Files taken where the repository has them.
@@ -276,7 +276,7 @@ fn wanted(info: &RepoInfo) -> std::result::Result<Vec<String>, String> {
         OPTIONAL
             .iter()
             .filter(|n| names.contains(n))
-            .map(|n| n.to_string()),
+            .map(std::string::ToString::to_string),
     );
     for weights in [
         SAFETENSORS_INDEX,

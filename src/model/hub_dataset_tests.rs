@@ -6,7 +6,7 @@ fn server(files: &'static [(&'static str, &'static str)]) -> String {
 }
 
 fn names(list: &[&str]) -> Vec<String> {
-    list.iter().map(|name| name.to_string()).collect()
+    list.iter().map(std::string::ToString::to_string).collect()
 }
 
 #[test]

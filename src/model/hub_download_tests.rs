@@ -26,7 +26,9 @@ fn serve(reply: impl Fn(&Asked) -> Vec<u8> + Send + 'static) -> (String, Log) {
     let noted = log.clone();
     std::thread::spawn(move || {
         for stream in listener.incoming().flatten() {
-            let mut lines = BufReader::new(&stream).lines().map_while(|l| l.ok());
+            let mut lines = BufReader::new(&stream)
+                .lines()
+                .map_while(std::result::Result::ok);
             let first = lines.next().unwrap_or_default();
             let headers: Vec<String> = lines.take_while(|l| !l.is_empty()).collect();
             let header = |name: &str| {

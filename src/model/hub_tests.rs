@@ -66,7 +66,9 @@ pub(super) fn mock_of(
     let endpoint = format!("http://{}", listener.local_addr().unwrap());
     std::thread::spawn(move || {
         for stream in listener.incoming().flatten() {
-            let mut lines = BufReader::new(&stream).lines().map_while(|l| l.ok());
+            let mut lines = BufReader::new(&stream)
+                .lines()
+                .map_while(std::result::Result::ok);
             let request = lines.next().unwrap_or_default();
             let path = request.split(' ').nth(1).unwrap_or("").to_string();
             let first_byte_only = lines

@@ -28,7 +28,7 @@ pub(super) const TRIPPED: &str = "the tokenizer is damaged";
 
 /// A text that is split for longer than this is split by a pattern that is made to hurt: a long
 /// prompt takes milliseconds.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A model's tokenizer.
 #[derive(Debug, Clone)]

@@ -173,7 +173,7 @@ mod tests {
             .map(|i| [f32::from(i % 7), f32::from(i % 5), 1.0])
             .collect();
         let value = |row: &[f32; 3]| 3.0 + 0.3 * f64::from(row[0]) - 0.2 * f64::from(row[1]);
-        let views: Vec<&[f32]> = rows.iter().map(|r| r.as_slice()).collect();
+        let views: Vec<&[f32]> = rows.iter().map(<[f32; 3]>::as_slice).collect();
         for (place, scale) in LengthScale::ALL.into_iter().enumerate() {
             let labels: Vec<f64> = rows.iter().map(|r| scale.tokens(value(r))).collect();
             let lines = System::new(&views, &labels).solve(1e-6).unwrap();

@@ -229,7 +229,7 @@ impl Frame {
             );
         }
         canvas.text(
-            ((self.left + self.right) / 2.0, self.bottom + 70.0),
+            (f64::midpoint(self.left, self.right), self.bottom + 70.0),
             self.x.title.clone(),
             SMALL,
             MUTED,

@@ -135,7 +135,7 @@ impl Block {
             let mut tokens = 0.0;
             for place in (0..grid.len()).rev() {
                 if place + 1 < grid.len() {
-                    let mean = (left[place] + left[place + 1]) / 2.0;
+                    let mean = f64::midpoint(left[place], left[place + 1]);
                     tokens += (grid[place + 1] - grid[place]) * mean;
                 }
                 block.tokens_left[place] += tokens;

@@ -104,7 +104,7 @@ impl Table {
             .key_value_metadata()
             .iter()
             .flatten()
-            .filter_map(|kv| Some((kv.key.to_string(), kv.value.as_ref()?.to_string())))
+            .filter_map(|kv| Some((kv.key.clone(), kv.value.as_ref()?.clone())))
             .collect()
     }
 
@@ -126,7 +126,7 @@ impl Table {
             .metadata
             .row_groups
             .iter()
-            .map(|group| group.num_rows());
+            .map(polars_parquet::read::RowGroupMetadata::num_rows);
         let mut next = groups.next();
         while let Some(first) = next {
             // Small groups are read together: each reading goes over the whole footer.
@@ -186,7 +186,12 @@ impl Table {
     ) -> std::result::Result<DataFrame, String> {
         quietly(CORRUPT, || {
             let mut reader = ParquetReader::new(Cursor::new(&self.bytes[..]))
-                .with_columns(Some(columns.iter().map(|c| c.to_string()).collect()))
+                .with_columns(Some(
+                    columns
+                        .iter()
+                        .map(std::string::ToString::to_string)
+                        .collect(),
+                ))
                 .with_slice(Some((from, count)));
             reader.set_metadata(self.metadata.clone());
             let mut frame = reader.finish()?;
@@ -209,7 +214,7 @@ fn footer(bytes: &[u8]) -> std::result::Result<Footer, String> {
         let names = reader
             .schema()?
             .iter_names()
-            .map(|n| n.to_string())
+            .map(polars::prelude::PlSmallStr::to_string)
             .collect();
         Ok((metadata, names))
     })

@@ -18,7 +18,9 @@ fn rows(name: &str, bytes: &[u8], names: &[&str]) -> Result<Vec<(String, Vec<Opt
     let mut rows = Vec::new();
     let format = Format::of(&path).unwrap();
     read(&path, format, &wanted(names), &mut |place, cells| {
-        let texts = cells.iter().map(|c| c.text().map(|t| t.into_owned()));
+        let texts = cells
+            .iter()
+            .map(|c| c.text().map(std::borrow::Cow::into_owned));
         rows.push((place.name(&path), texts.collect()));
         Ok(())
     })?;

@@ -86,7 +86,7 @@ fn what_would_take_the_process_down_is_an_error() {
         );
         assert!(line.len() < 600, "{shown}: {line}");
         // Not a matter of speed: without limits some of these end never.
-        assert!(begun.elapsed() < Duration::from_secs(60), "{shown}");
+        assert!(begun.elapsed() < Duration::from_mins(1), "{shown}");
         assert!(!dir.path().join("out").exists(), "{shown}");
     }
 }

@@ -64,7 +64,7 @@ fn an_evaluation_is_kept_in_a_folder() {
     let errors = &guess["seeds"]["error"];
     has_keys(errors, &["mean", "ci95", "values"]);
     let values: Vec<f64> = serde_json::from_value(errors["values"].clone()).unwrap();
-    let mean = (values[0] + values[1]) / 2.0;
+    let mean = f64::midpoint(values[0], values[1]);
     assert_ne!(values[0], values[1]);
     assert!((guess["error"]["mean"].as_f64().unwrap() - mean).abs() < 1e-9);
     let coverage = guess["quantiles"]["coverage"].as_array().unwrap();

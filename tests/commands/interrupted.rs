@@ -148,18 +148,18 @@ fn cut(dir: &Path, seeds: usize, needle: &str) {
 #[test]
 fn replays_keep_what_is_done() {
     let dir = tempfile::tempdir().unwrap();
-    let text = experiment("replay", "", 4000, "");
+    let text = experiment("replay", "", 12000, "");
     std::fs::write(dir.path().join("x.toml"), text).unwrap();
-    cut(dir.path(), 4000, "x: 1 arms x 4000 seeds on embedded");
+    cut(dir.path(), 12000, "x: 1 arms x 12000 seeds on embedded");
 }
 
 #[test]
 fn simulations_over_time_keep_what_is_done() {
     let dir = tempfile::tempdir().unwrap();
     let arrivals = "arrivals = { kind = \"poisson\", rate = 3.0 }";
-    let text = experiment("replay", arrivals, 4000, "policy = \"fcfs\"");
+    let text = experiment("replay", arrivals, 12000, "policy = \"fcfs\"");
     std::fs::write(dir.path().join("x.toml"), text).unwrap();
-    cut(dir.path(), 4000, "x: 1 arms x 4000 seeds on embedded");
+    cut(dir.path(), 12000, "x: 1 arms x 12000 seeds on embedded");
 }
 
 #[test]

@@ -238,7 +238,7 @@ fn lengths(columns: &Columns, mut rows: Vec<usize>) -> Lengths {
     let ordered: Vec<u32> = rows.iter().map(|&row| columns.lengths[row]).collect();
     let mut sizes = rows
         .chunk_by(|&a, &b| columns.instruction[a] == columns.instruction[b])
-        .map(|chunk| chunk.len());
+        .map(<[usize]>::len);
     let mut rest = ordered.as_slice();
     let by_instruction: Vec<&[u32]> = std::iter::from_fn(|| {
         let (group, others) = rest.split_at(sizes.next()?);

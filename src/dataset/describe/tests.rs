@@ -86,7 +86,7 @@ fn figures_by_hand() {
     // Coldest 10 and 60 for 20 and 100: |10 f - 20| + |60 f - 100| is least at f = 1.67.
     let ceiling = d.prediction.ceiling.unwrap();
     assert_eq!(ceiling.n, 2);
-    assert!((ceiling.error - (3.3 + 0.2) / 2.0).abs() < 1e-9);
+    assert!((ceiling.error - f64::midpoint(3.3, 0.2)).abs() < 1e-9);
     assert_eq!(d.prompt_tokens.unwrap().mean, 7.0);
     assert_eq!((d.loops, d.arrivals), (None, None));
     assert_eq!(

@@ -82,7 +82,7 @@ pub fn arrival(name: &str, cell: &Cell<'_>, unit: ArrivalUnit) -> Result<Option<
     }
     if let Some(n) = cell.number() {
         // Whole and fraction apart keep what a float since 1970 knows of the fraction.
-        let fraction = (n.fract() * nanos as f64).round() as i128;
+        let fraction = (n.fract() * f64::from(nanos)).round() as i128;
         return match n.abs() < i64::MAX as f64 {
             true => Ok(Some(n.trunc() as i128 * i128::from(nanos) + fraction)),
             false => Err(format!("`{name}` is {}, no point in time", shown(cell))),

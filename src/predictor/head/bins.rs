@@ -41,7 +41,7 @@ impl LengthBins {
         for length in lengths {
             let at = length.max(1.0).sqrt();
             for (share, edge) in shares.iter_mut().zip(self.edges.windows(2)) {
-                let centre = ((edge[0] + edge[1]) / 2.0).sqrt();
+                let centre = f64::midpoint(edge[0], edge[1]).sqrt();
                 *share += (-0.5 * ((at - centre) / smoothing).powi(2)).exp();
             }
         }

@@ -218,7 +218,7 @@ impl Bars {
             canvas.text(at, label.clone(), SMALL, MUTED, Anchor::Middle);
         }
         canvas.line((self.left, self.top), (self.left, self.bottom), AXIS, 2.0);
-        let at = ((self.left + self.right) / 2.0, self.bottom + 68.0);
+        let at = (f64::midpoint(self.left, self.right), self.bottom + 68.0);
         canvas.text(at, self.axis.title.clone(), SMALL, MUTED, Anchor::Middle);
         canvas.end_at(self.bottom + BELOW);
     }

@@ -48,7 +48,7 @@ pub fn frontier(stem: &Path, points: &[Cost], references: &[Reference]) -> Resul
     let drawable = |p: &Cost| p.ms.is_finite() && p.error.value.is_finite();
     need_data(points.iter().any(drawable), "accuracy against cost")?;
     draw(stem, (WIDTH, 1360.0), |canvas| {
-        costs(canvas, points, references)
+        costs(canvas, points, references);
     })
 }
 

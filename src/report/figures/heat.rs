@@ -117,7 +117,7 @@ pub(super) fn plot(canvas: &mut Canvas, map: &HeatMap) {
                     false => INK,
                 };
                 let font = if cell.sure { STRONG } else { BODY };
-                let middle = ((from.0 + to.0) / 2.0, (from.1 + to.1) / 2.0);
+                let middle = (f64::midpoint(from.0, to.0), f64::midpoint(from.1, to.1));
                 let said = percent(cell.gain_pct);
                 canvas.text_beside(middle, said, font, ink, Anchor::Middle);
             }

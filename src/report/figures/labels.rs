@@ -28,7 +28,10 @@ pub(super) fn name_point(
 ) {
     let size = (text_width(&name, SMALL) + 4.0, 27.0);
     let (area, leader) = best_place(point, size, inside, taken);
-    let middle = ((area[0] + area[2]) / 2.0, (area[1] + area[3]) / 2.0);
+    let middle = (
+        f64::midpoint(area[0], area[2]),
+        f64::midpoint(area[1], area[3]),
+    );
     if let Some(to) = leader {
         canvas.line(point, to, AXIS, 1.5);
         taken.extend(along(point, to));
@@ -111,7 +114,12 @@ mod tests {
         let inside = [80.0, 40.0, 900.0, 650.0];
         // As predictors of like cost and accuracy stand: within some pixels of each other.
         let points: Vec<(f64, f64)> = (0..12)
-            .map(|n| (780.0 + 9.0 * (n % 4) as f64, 250.0 + 14.0 * (n / 4) as f64))
+            .map(|n| {
+                (
+                    780.0 + 9.0 * f64::from(n % 4),
+                    250.0 + 14.0 * f64::from(n / 4),
+                )
+            })
             .collect();
         let mut taken: Vec<[f64; 4]> = points
             .iter()

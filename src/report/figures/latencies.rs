@@ -55,7 +55,7 @@ pub(super) fn plot(canvas: &mut Canvas, title: &str, subtitle: &str, rows: &[(St
         canvas.text_beside(below, label.clone(), SMALL, MUTED, Anchor::Middle);
     }
     canvas.line((left, bottom), (right, bottom), AXIS, 2.0);
-    let below = ((left + right) / 2.0, bottom + 58.0);
+    let below = (f64::midpoint(left, right), bottom + 58.0);
     canvas.text_beside(below, axis.title.clone(), BODY, INK, Anchor::Middle);
     canvas.columns(["arm", "p50_s", "mean_s", "p90_s", "p99_s"]);
     for (place, (name, values)) in rows.iter().enumerate() {

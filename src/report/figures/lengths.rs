@@ -61,7 +61,7 @@ pub(super) fn histogram(canvas: &mut Canvas, lengths: &[u32], limit: u32) {
     let mut x = Axis::exact(0.0, high, 6, "response length (tokens)");
     x.ticks.retain(|(value, _)| *value <= end);
     if cut > 0 {
-        let middle = (cut_from + cut_to) / 2.0;
+        let middle = f64::midpoint(cut_from, cut_to);
         x.ticks.retain(|(value, _)| middle - value > 0.1 * high);
         x.ticks
             .push((middle, format!("≥ {}", grouped(f64::from(limit), 0))));
@@ -72,7 +72,7 @@ pub(super) fn histogram(canvas: &mut Canvas, lengths: &[u32], limit: u32) {
     let marks = marks(
         &quantiles,
         f64::from(limit),
-        (cut > 0).then_some((cut_from + cut_to) / 2.0),
+        (cut > 0).then_some(f64::midpoint(cut_from, cut_to)),
         percent(cut as f64),
     );
     // The names of the lines stand above the bars, in as many rows as they need; the scale

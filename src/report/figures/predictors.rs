@@ -65,7 +65,7 @@ pub fn predicted_vs_true(
         .collect();
     need_data(!pairs.is_empty(), "predicted against true")?;
     draw(stem, (SCATTER.0, SCATTER.1), |canvas| {
-        scatter(canvas, name, &pairs)
+        scatter(canvas, name, &pairs);
     })
 }
 
@@ -191,7 +191,7 @@ pub(super) fn predictors(canvas: &mut Canvas, rows: &[PredictorRow]) {
         );
     }
     canvas.line((left, top), (left, bottom), AXIS, 2.0);
-    let middle = (left + right) / 2.0;
+    let middle = f64::midpoint(left, right);
     canvas.text(
         (middle, bottom + 68.0),
         axis.title.clone(),

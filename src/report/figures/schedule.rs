@@ -138,7 +138,7 @@ pub(super) fn diagram(
     }
     let title = axis.title.clone();
     canvas.text(
-        ((from + to) / 2.0, base + 72.0),
+        (f64::midpoint(from, to), base + 72.0),
         title,
         SMALL,
         MUTED,

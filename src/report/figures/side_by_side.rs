@@ -83,7 +83,7 @@ pub(super) fn plot(canvas: &mut Canvas, figure: &SideBySide) {
         canvas.text(below, label.clone(), SMALL, MUTED, Anchor::Middle);
     }
     canvas.line((left, top), (left, bottom), AXIS, 2.0);
-    let below = ((left + right) / 2.0, bottom + 68.0);
+    let below = (f64::midpoint(left, right), bottom + 68.0);
     canvas.text(below, axis.title.clone(), SMALL, MUTED, Anchor::Middle);
     canvas.end_at(bottom + BELOW);
     canvas.columns(["arm", "run", "mean", "low", "high"]);

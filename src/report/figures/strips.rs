@@ -58,7 +58,7 @@ pub(super) fn plot(canvas: &mut Canvas, figure: &Strips) {
         let below = (at(*place), bottom + 24.0);
         canvas.text_beside(below, label.clone(), SMALL, MUTED, Anchor::Middle);
     }
-    let below = ((left + right) / 2.0, bottom + 58.0);
+    let below = (f64::midpoint(left, right), bottom + 58.0);
     canvas.text_beside(below, axis.title.clone(), BODY, INK, Anchor::Middle);
     canvas.columns(["arm", "at_s", "value"]);
     for (place, (name, moments)) in figure.strips.iter().enumerate() {

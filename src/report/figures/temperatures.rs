@@ -188,7 +188,7 @@ pub(super) fn histogram(canvas: &mut Canvas, groups: &[TemperatureLengths], limi
             canvas.polygon(slash, PAPER, 1.0);
         }
         let number = grouped(outline.cut, usize::from(outline.cut < 9.95));
-        let above = ((from + to) / 2.0, top - 10.0);
+        let above = (f64::midpoint(from, to), top - 10.0);
         canvas.text(above, number, SMALL, MUTED, Anchor::Middle);
     }
 }

@@ -144,20 +144,20 @@ fn every_figure_writes_both_files() {
     let mut rng = generator();
     let lengths: Vec<u32> = (0..10_000).map(|_| samples::length(&mut rng)).collect();
     out.check("lengths", |stem| {
-        length_histogram(stem, &lengths, 512).unwrap()
+        length_histogram(stem, &lengths, 512).unwrap();
     });
     let cut: Vec<u32> = lengths.iter().map(|&l| l.min(64)).collect();
     out.check("lengths-cut", |stem| {
-        length_histogram(stem, &cut, 64).unwrap()
+        length_histogram(stem, &cut, 64).unwrap();
     });
     out.check("lengths-by-temperature", |stem| {
-        lengths_by_temperature(stem, &by_temperature(4), Some(512)).unwrap()
+        lengths_by_temperature(stem, &by_temperature(4), Some(512)).unwrap();
     });
     out.check("spread", |stem| {
-        length_spread(stem, &spreads(1000)).unwrap()
+        length_spread(stem, &spreads(1000)).unwrap();
     });
     out.check("spread-few", |stem| {
-        length_spread(stem, &spreads(12)).unwrap()
+        length_spread(stem, &spreads(12)).unwrap();
     });
     let (vanilla, ours) = (
         samples::run("vanilla", 42, false),
@@ -170,11 +170,11 @@ fn every_figure_writes_both_files() {
     });
     let (points, validation) = losses(600, 100);
     out.check("loss", |stem| {
-        loss_curve(stem, &points, &validation).unwrap()
+        loss_curve(stem, &points, &validation).unwrap();
     });
     let (points, validation) = losses(20, 5);
     out.check("loss-short", |stem| {
-        loss_curve(stem, &points, &validation).unwrap()
+        loss_curve(stem, &points, &validation).unwrap();
     });
     let (predictions, labels) = pairs(1000);
     out.check("scatter", |stem| {
@@ -206,7 +206,7 @@ fn labels_stay_apart_on_ordinary_data() {
         let lengths = by_temperature(groups);
         for limit in [Some(512), None] {
             assert_tidy(760.0, |c| {
-                super::temperatures::histogram(c, &lengths, limit)
+                super::temperatures::histogram(c, &lengths, limit);
             });
         }
     }
@@ -248,7 +248,7 @@ fn labels_stay_apart_on_odd_data() {
             let group = lengths.iter().map(|&l| (l, l >= at)).collect();
             let group: [TemperatureLengths; 1] = [(None, group)];
             assert_tidy(760.0, |c| {
-                super::temperatures::histogram(c, &group, Some(512))
+                super::temperatures::histogram(c, &group, Some(512));
             });
             assert_tidy(760.0, |c| super::temperatures::histogram(c, &group, None));
         }

@@ -13,7 +13,7 @@ pub fn loss_curve(stem: &Path, points: &[(u64, f64)], validation: &[(u64, f64)])
     let finite = |list: &[(u64, f64)]| list.iter().any(|p| p.1.is_finite());
     need_data(finite(points) || finite(validation), "loss curve")?;
     draw(stem, (WIDTH, 680.0), |canvas| {
-        loss(canvas, points, validation)
+        loss(canvas, points, validation);
     })
 }
 

@@ -36,6 +36,6 @@ pub(super) fn cross_entropy(
     });
     losses
         .iter()
-        .map(|l| *l.lock().unwrap_or_else(|e| e.into_inner()))
+        .map(|l| *l.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
         .sum()
 }

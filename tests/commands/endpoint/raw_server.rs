@@ -140,7 +140,7 @@ pub fn forever(stream: &mut TcpStream, begin: &[u8], part: &[u8], pause: Duratio
 
 /// Waits until the other side has gone.
 pub fn wait(stream: &mut TcpStream) -> Result<()> {
-    stream.set_read_timeout(Some(Duration::from_secs(60)))?;
+    stream.set_read_timeout(Some(Duration::from_mins(1)))?;
     stream.read(&mut [0]).map(|_| ())
 }
 

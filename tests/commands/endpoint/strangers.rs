@@ -110,7 +110,10 @@ fn lists_of_models_are_taken_for_no_more_than_they_are() {
     let asked = |list: &'static str, model: &str| {
         let server = RawServer::with_list(Box::new(move |s, _| whole(s, list)), |_, _| None);
         let mut command = loud(&folder, &server.url(), "out", "--model tiny --timeout 2");
-        let given: Vec<_> = command.get_args().map(|a| a.to_owned()).collect();
+        let given: Vec<_> = command
+            .get_args()
+            .map(std::borrow::ToOwned::to_owned)
+            .collect();
         let at = given.iter().position(|a| a == "--model").unwrap();
         command = Command::new(env!("CARGO_BIN_EXE_lenaware"));
         command
