@@ -15,7 +15,7 @@ use crate::chat::ChatModel;
 use crate::dataset::Split;
 use crate::dataset::build::{BuildOptions, Built, Progress, build};
 use crate::endpoint::{self, Address, ApiKey, Endpoint, EndpointOptions};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, visible};
 use crate::instruction::{self, Instruction};
 use crate::model::resolve;
 
@@ -331,7 +331,8 @@ fn show_prompt(global: &Global, chat: &ChatModel, instruction: &Instruction) -> 
         println!("{prompt}");
         return Ok(());
     }
-    println!("{rendered}");
+    // A terminal obeys what a template may write.
+    println!("{}", visible(&rendered));
     for (id, text) in tokens {
         println!("{id:>8}  {text:?}");
     }

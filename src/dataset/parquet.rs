@@ -5,6 +5,7 @@ use std::path::Path;
 use polars::prelude::*;
 
 use crate::error::{Error, Result};
+use crate::memory::Pile;
 use crate::table::parquet::{Table, cast};
 
 use super::{DatasetWriter, FinishReason, Known, LengthDataset, Provenance, Row, Sample, Split};
@@ -69,8 +70,12 @@ fn samples_in(path: &Path, table: &Table) -> Result<LengthDataset> {
     let there: Vec<&str> = (COLUMNS.into_iter())
         .filter(|name| table.has(name))
         .collect();
-    let mut samples = Vec::new();
+    let (mut samples, mut pile) = (Vec::new(), Pile::default());
     table.batches(&there, |begin, frame| {
+        pile.add(bytes_of_texts(frame), || {
+            let what = format!("{}: the texts of its samples need", path.display());
+            (what, "take a part of it")
+        })?;
         samples.extend(samples_of(frame, begin).map_err(wrong)?);
         Ok(())
     })?;
@@ -82,6 +87,16 @@ fn samples_in(path: &Path, table: &Table) -> Result<LengthDataset> {
         provenance: provenance_of(&fields),
         samples,
     })
+}
+
+/// What the texts of some rows take, each kept on its own: files hold equal ones once.
+fn bytes_of_texts(frame: &DataFrame) -> usize {
+    let texts = frame.columns().iter().filter(|c| c.dtype().is_string());
+    texts
+        .filter_map(|c| c.str().ok())
+        .flat_map(|c| c.iter().flatten())
+        .map(str::len)
+        .sum()
 }
 
 fn samples_of(frame: &DataFrame, begin: usize) -> std::result::Result<Vec<Sample>, String> {

@@ -8,7 +8,7 @@ use std::path::Path;
 use nalgebra::{DMatrix, DVector};
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, misleads};
 use crate::schedule::StepCost;
 
 /// Step = `t0 + t1 * rows + t2 * (sum over rows of the position)`, and what `off_line` says of so
@@ -110,6 +110,12 @@ impl StepTimeModel {
     fn parse(text: &str, path: &Path) -> Result<Self> {
         let model: StepTimeModel = toml::from_str(text)
             .map_err(|error| Error::malformed(path, error.to_string().trim_end()))?;
+        if model.name.chars().any(misleads) {
+            return Err(Error::malformed(
+                path,
+                "`name` has characters that are not shown",
+            ));
+        }
         let terms = [model.t0, model.t1, model.t2, model.p0, model.p1];
         if terms.iter().any(|t| !(0.0..=LONGEST).contains(t))
             || terms[..3].iter().sum::<f64>() == 0.0

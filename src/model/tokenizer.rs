@@ -26,9 +26,10 @@ use super::tokenizer_file;
 /// Said where the tokenizer library panics.
 pub(super) const TRIPPED: &str = "the tokenizer is damaged";
 
-/// A text that is split for longer than this is split by a pattern that is made to hurt: a long
-/// prompt takes milliseconds.
-const PATIENCE: Duration = Duration::from_mins(1);
+/// A text that is split for longer than this, and a second for so many bytes of it, is split by a
+/// pattern that is made to hurt: a long prompt takes milliseconds.
+const PATIENCE: Duration = Duration::from_secs(10);
+const BYTES_A_SECOND: usize = 100_000;
 
 /// A model's tokenizer.
 #[derive(Debug, Clone)]
@@ -185,7 +186,7 @@ impl TextTokenizer {
 
     fn ids(&self, text: &str) -> Result<Vec<u32>> {
         let text = text.to_string();
-        self.within_patience(move |inner| {
+        self.within_patience(text.len(), move |inner| {
             let encoding = inner.encode_fast(text, false)?;
             Ok(encoding.get_ids().to_vec())
         })
@@ -201,6 +202,7 @@ impl TextTokenizer {
     /// for without end, since there are patterns that take years on a text of a page.
     fn within_patience<T: Send + 'static>(
         &self,
+        bytes: usize,
         work: impl FnOnce(&Tokenizer) -> tokenizers::Result<T> + Send + 'static,
     ) -> std::result::Result<T, String> {
         let inner = self.inner.clone();
@@ -211,9 +213,10 @@ impl TextTokenizer {
         let (done, outcome) = std::sync::mpsc::sync_channel(1);
         let begun = std::thread::Builder::new().spawn(move || done.send(work()));
         begun.map_err(|e| format!("no thread: {e}"))?;
+        let patience = PATIENCE + Duration::from_secs((bytes / BYTES_A_SECOND) as u64);
         outcome
-            .recv_timeout(PATIENCE)
-            .map_err(|_| format!("its patterns take more than {} s", PATIENCE.as_secs()))?
+            .recv_timeout(patience)
+            .map_err(|_| format!("its patterns take more than {} s", patience.as_secs()))?
     }
 
     /// SentencePiece's token that begins a text, as it is written; other tokenizers leave it to
@@ -228,7 +231,7 @@ impl TextTokenizer {
     /// The tokenizer cannot take the ids.
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
         let ids = ids.to_vec();
-        self.within_patience(move |inner| inner.decode(&ids, true))
+        self.within_patience(ids.len(), move |inner| inner.decode(&ids, true))
             .map_err(|e| self.damaged(&format!("tokens cannot be turned to text by it ({e})")))
     }
 

@@ -21,8 +21,8 @@ const ASKED: &str = "LENAWARE_RENDERS";
 const SECONDS: u64 = 5;
 /// Bytes of memory that the template may take, the process itself not counted.
 const MEMORY: u64 = 128 << 20;
-/// Bytes of a prompt. No model's context is as long.
-const LONGEST: usize = 8 << 20;
+/// Bytes of a prompt beside the instruction in it.
+const BESIDE: usize = 1 << 20;
 
 /// What renders.
 static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
@@ -110,7 +110,7 @@ impl Apart {
             Some(process) => process,
             None => self.start()?,
         };
-        let answer = process.ask(&instruction)?;
+        let answer = process.ask(&instruction, instruction.len())?;
         *running = Some(process);
         answer
     }
@@ -156,15 +156,17 @@ impl Apart {
             to,
             from: BufReader::new(from),
         };
-        running.ask(&self.template)??;
+        running.ask(&self.template, 0)??;
         Ok(running)
     }
 }
 
 impl Running {
+    /// Tells it `what`, and takes an answer of so many bytes and [`BESIDE`].
+    ///
     /// # Errors
     /// A process that is no more.
-    fn ask(&mut self, what: &impl Serialize) -> Result<Answer, String> {
+    fn ask(&mut self, what: &impl Serialize, bytes: usize) -> Result<Answer, String> {
         let beyond = || {
             format!(
                 "it takes more than {SECONDS} s, {} MB, or nests without end",
@@ -177,7 +179,7 @@ impl Running {
         self.to.write_all(&line).map_err(|_| beyond())?;
         line.clear();
         // Characters may be escaped to six times their bytes.
-        let mut from = (&mut self.from).take(6 * LONGEST as u64 + 100);
+        let mut from = (&mut self.from).take(6 * (bytes + BESIDE) as u64 + 100);
         from.read_until(b'\n', &mut line).map_err(|_| beyond())?;
         serde_json::from_slice(&line).map_err(|_| beyond())
     }
@@ -209,13 +211,15 @@ fn serve() {
     while let Some(line) = told() {
         limit_time();
         let answer = match serde_json::from_str::<String>(&line) {
-            Ok(instruction) => rendering.render(&instruction),
+            Ok(instruction) => match rendering.render(&instruction) {
+                Ok(text) if text.len() > instruction.len() + BESIDE => Err(format!(
+                    "it writes {} bytes beside the instruction",
+                    text.len()
+                )),
+                answer => answer,
+            },
             Err(e) => Err(e.to_string()),
         };
-        let answer = answer.and_then(|text| match text.len() > LONGEST {
-            true => Err(format!("it writes more than {} MB", LONGEST >> 20)),
-            false => Ok(text),
-        });
         if tell(&answer).is_err() {
             return;
         }
