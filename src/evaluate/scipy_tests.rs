@@ -84,6 +84,21 @@ fn scored(case: &Case) -> PredictorMetrics {
     predictor_metrics(&case.name, said, &case.labels, 0.0, 7)
 }
 
+/// Figures with intervals, ours beside theirs.
+fn figures<'c>(
+    found: &PredictorMetrics,
+    case: &'c Case,
+) -> [(Estimate, &'c Interval, &'static str); 6] {
+    [
+        (found.error, &case.error, "error"),
+        (found.bias, &case.bias, "bias"),
+        (found.rmse, &case.rmse, "rmse"),
+        (found.acc_50, &case.acc_50, "acc-50"),
+        (found.underestimation, &case.underestimation, "under"),
+        (found.r2.expect("labels vary"), &case.r2, "r2"),
+    ]
+}
+
 #[test]
 fn figures_are_scipys_and_scikit_learns() {
     let fixture = fixture();
@@ -95,15 +110,7 @@ fn figures_are_scipys_and_scikit_learns() {
         near(tau, case.kendall_tau_b, &format!("{name}: tau-b"));
         let rho = found.spearman.expect("is defined");
         near(rho, case.spearman, &format!("{name}: Spearman"));
-        let r2 = found.r2.expect("labels vary");
-        for (ours, theirs, what) in [
-            (&found.error, &case.error, "error"),
-            (&found.bias, &case.bias, "bias"),
-            (&found.rmse, &case.rmse, "rmse"),
-            (&found.acc_50, &case.acc_50, "acc-50"),
-            (&found.underestimation, &case.underestimation, "under"),
-            (&r2, &case.r2, "r2"),
-        ] {
+        for (ours, theirs, what) in figures(&found, case) {
             near(ours.value, theirs.value, &format!("{name}: {what}"));
         }
         for (level, expected) in [0.1, 0.5, 0.9, 0.99].iter().zip(case.label_quantiles) {
@@ -145,16 +152,8 @@ fn bootstrap_intervals_are_scipys_within_their_noise() {
     };
     for case in &fixture().cases {
         let found = scored(case);
-        let r2 = found.r2.expect("labels vary");
-        for (ours, theirs, what) in [
-            (&found.error, &case.error, "error"),
-            (&found.bias, &case.bias, "bias"),
-            (&found.rmse, &case.rmse, "rmse"),
-            (&found.acc_50, &case.acc_50, "acc-50"),
-            (&found.underestimation, &case.underestimation, "under"),
-            (&r2, &case.r2, "r2"),
-        ] {
-            within(ours, theirs, &format!("{}: {what}", case.name));
+        for (ours, theirs, what) in figures(&found, case) {
+            within(&ours, theirs, &format!("{}: {what}", case.name));
         }
     }
 }
