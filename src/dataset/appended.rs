@@ -136,16 +136,16 @@ pub(crate) fn each_appended(
         if read == 0 || line.last() != Some(&b'\n') {
             break;
         }
-        each(begin, parse(path, number, &line)?)?;
+        each(begin, parse(path, &format_args!("line {number}"), &line)?)?;
         begin += read as u64;
     }
     Ok(())
 }
 
-fn parse(path: &Path, number: usize, line: &[u8]) -> Result<StoredSample> {
+fn parse(path: &Path, which: &dyn std::fmt::Display, line: &[u8]) -> Result<StoredSample> {
     serde_json::from_slice(line).map_err(|e| {
         let remedy = "delete that line, and its sample is drawn again";
-        Error::malformed(path, format!("line {number} is damaged ({e}): {remedy}"))
+        Error::malformed(path, format!("{which} is damaged ({e}): {remedy}"))
     })
 }
 
@@ -183,6 +183,10 @@ impl Lines {
         self.line.clear();
         let read = self.reader.read_until(b'\n', &mut self.line);
         self.place = place + read.map_err(failed)? as u64;
-        parse(&self.path, 0, &self.line)
+        parse(
+            &self.path,
+            &format_args!("the line at byte {place}"),
+            &self.line,
+        )
     }
 }

@@ -2,7 +2,6 @@
 //! model, and nothing of the user's is touched.
 
 use std::path::Path;
-use std::time::{Duration, Instant};
 
 use serde_json::json;
 
@@ -67,7 +66,6 @@ fn what_would_take_the_process_down_is_an_error() {
     for template in hostile {
         let dir = tempfile::tempdir().unwrap();
         prepare(dir.path(), &template);
-        let begun = Instant::now();
         let output = lenaware(dir.path())
             .args(SHOW.split_whitespace())
             .output()
@@ -85,8 +83,6 @@ fn what_would_take_the_process_down_is_an_error() {
             "{shown}: {line}"
         );
         assert!(line.len() < 600, "{shown}: {line}");
-        // Not a matter of speed: without limits some of these end never.
-        assert!(begun.elapsed() < Duration::from_mins(1), "{shown}");
         assert!(!dir.path().join("out").exists(), "{shown}");
     }
 }
