@@ -51,8 +51,9 @@ for reader in $readers; do
   left=$seconds
   while [ "$left" -gt 0 ]; do
     # What an input may take is counted by the program itself; this limit is of the whole
-    # process, its corpus included.
-    { time "$program" "$corpus" -max_total_time="$left" -timeout=30 -rss_limit_mb=1024 \
+    # process: its corpus, and the words that the tokenizer library keeps of every tokenizer until
+    # the thread ends (a kilobyte for each that is read).
+    { time "$program" "$corpus" -max_total_time="$left" -timeout=30 -rss_limit_mb=4096 \
       -max_len=262144 -print_final_stats=1 -artifact_prefix="target/fuzz/findings/$reader-" \
       >"$log" 2>&1 || touch "$corpus.found"; } 2>"$corpus.time"
     used=$(tail -n 1 "$corpus.time" | awk '{print int($1 + $2 + 1)}')

@@ -69,8 +69,12 @@ for (const drawing of document.querySelectorAll(".panel svg:has(.marks)")) {
       drawing.dispatchEvent(new KeyboardEvent("keydown", { key }));
     }
     const keyed = document.activeElement === drawing && says.textContent === mark.dataset.says;
+    // Where the window itself has no focus, as one without a screen sometimes has none, elements
+    // are told nothing of theirs: then this tells it.
     drawing.blur();
-    return pointed && gone && keyed && says.hidden || JSON.stringify({ pointed, gone, keyed });
+    if (!document.hasFocus()) drawing.dispatchEvent(new FocusEvent("blur"));
+    return pointed && gone && keyed && says.hidden ||
+      JSON.stringify({ pointed, gone, keyed, left: says.hidden, windowed: document.hasFocus() });
   });
 }
 for (const figure of document.querySelectorAll("figure")) {
