@@ -214,7 +214,7 @@ fn serve() {
             Ok(instruction) => match rendering.render(&instruction) {
                 Ok(text) if text.len() > instruction.len() + BESIDE => Err(format!(
                     "it writes {} bytes beside the instruction",
-                    text.len()
+                    text.len() - instruction.len()
                 )),
                 answer => answer,
             },
